@@ -1,0 +1,83 @@
+"""Checks of arguments, made when a policy is made.
+
+Every message says which argument of what, what is allowed and what was got. A wrong type raises
+`TypeError`, a wrong value `ValueError`. Times are seconds; a `timedelta` is accepted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Collection
+from datetime import timedelta
+from typing import Any
+
+__all__ = ["choice", "count", "duration", "fraction", "number", "plain_function", "text"]
+
+
+def number(where: str, value: object, allowed: str) -> float:
+    """A finite real number; `allowed` words the range for the message."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{where} must be {allowed}, got {value!r} ({type(value).__name__})")
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result):
+        raise ValueError(f"{where} must be {allowed} and finite, got {value!r}")
+    return result
+
+
+def duration(where: str, value: float | timedelta, *, zero: bool = False) -> float:
+    """Seconds, greater than 0 (or, with `zero`, at least 0)."""
+    allowed = "a number of seconds " + ("of at least 0" if zero else "greater than 0")
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    seconds = number(where, value, allowed)
+    if seconds < 0 or (seconds == 0 and not zero):
+        raise ValueError(f"{where} must be {allowed}, got {value!r}")
+    return seconds
+
+
+def count(where: str, value: int, *, least: int = 1) -> int:
+    """A whole number of at least `least`."""
+    allowed = f"a whole number of at least {least}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{where} must be {allowed}, got {value!r} ({type(value).__name__})")
+    if value < least:
+        raise ValueError(f"{where} must be {allowed}, got {value!r}")
+    return value
+
+
+def fraction(where: str, value: float) -> float:
+    """A share, greater than 0 and at most 1."""
+    allowed = "greater than 0 and at most 1"
+    result = number(where, value, allowed)
+    if not 0 < result <= 1:
+        raise ValueError(f"{where} must be {allowed}, got {value!r}")
+    return result
+
+
+def choice(where: str, value: object, options: Collection[str]) -> None:
+    """One of a few words."""
+    if value not in options:
+        words = ", ".join(repr(option) for option in options)
+        raise ValueError(f"{where} must be one of {words}, got {value!r}")
+
+
+def text(where: str, value: object) -> str:
+    """A non-empty string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{where} must be a string, got {value!r} ({type(value).__name__})")
+    if not value:
+        raise ValueError(f"{where} must not be empty")
+    return value
+
+
+def plain_function(where: str, value: Any) -> Callable[..., Any]:
+    """A callable that answers at once: a coroutine function's answer would always be true."""
+    if not callable(value):
+        raise TypeError(f"{where} must be a function, got {value!r} ({type(value).__name__})")
+    if inspect.iscoroutinefunction(value):
+        raise TypeError(f"{where} must be a plain function, got the coroutine function {value!r}")
+    return value  # type: ignore[no-any-return]

@@ -1,0 +1,460 @@
+"""The shell of the circuit breaker: asks, calls, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from aresilience import arguments
+from aresilience.backoff import Backoff
+from aresilience.breaker.judge import Judge
+from aresilience.breaker.machine import BreakerState, Probe, Refusal, Rules
+from aresilience.breaker.memory import MemoryBreakerStore
+from aresilience.breaker.store import BreakerStore
+from aresilience.breaker.window import Window
+from aresilience.clock import LoopClock
+from aresilience.errors import Rejected
+from aresilience.events import CallRejected, Event, Listener
+from aresilience.outcome import ErrorSpec, Outcome
+from aresilience.policy import Layer, Policy
+
+__all__ = ["BreakerChanged", "CircuitBreaker", "CircuitOpen", "Guard", "Permit", "Snapshot"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class CircuitOpen(Rejected):
+    """The circuit is open (or isolated, or half-open with all its probes on their way).
+
+    `retry_after`: seconds until the next probe may pass; None while isolated. `last_failure`: a copy,
+    without its traceback, of the error that opened the circuit, if it was an error.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after: float | None = None,
+        last_failure: Exception | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.last_failure = last_failure
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged(Event):
+    """The state went from `old` to `new`; when open, for `open_for` seconds."""
+
+    old: BreakerState
+    new: BreakerState
+    open_for: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a breaker at one moment. Rates are None until enough calls are known."""
+
+    name: str
+    state: BreakerState
+    circuit: BreakerState
+    """The state below the modes DISABLED and SHADOW."""
+    calls: int
+    failures: int
+    slow: int
+    probes: int
+    retry_after: float | None
+    rounds: int
+    """How often it opened without a healthy period between."""
+    last_failure: Exception | None
+
+
+@dataclass(slots=True)
+class Permit:
+    """The right to make one call, from `admit` to `record`; good for one result."""
+
+    generation: int
+    token: int
+    began: float
+    probe: Probe | None = None
+
+
+class CircuitBreaker(Policy):
+    """Refuses calls to what does not answer.
+
+    Opens on
+    - `failure_threshold` failures in a row (5 unless a rate is asked for); or
+    - a share of `failure_rate` failures (0.5), or of `slow_call_rate` calls (1.0) that take longer than
+      `slow_call_duration` seconds, over `window` (the last 100 calls), once there are `minimum_calls` (20).
+
+    Stays open for `recovery_timeout` seconds (30), or for the delays of a `Backoff`, which grow with each
+    failed recovery. Then lets probes pass: `half_open_max_calls` at once (1), `half_open_total` in one
+    round (no limit); `success_threshold` successes (2) close it, one failure or slow call reopens it. A
+    probe without an answer in `probe_timeout` seconds (as long as it was open) has failed.
+
+    `failure_on` (Exception) and `ignore` take types and predicates, `failure_if` is a predicate on results.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_closed",
+        "_counts",
+        "_generation",
+        "_judge",
+        "_last_failure",
+        "_mode",
+        "_rules",
+        "_state",
+        "_store",
+    )
+
+    layer = Layer.BREAKER
+    refusal = CircuitOpen
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        failure_threshold: int | None = None,
+        failure_rate: float | None = None,
+        window: Window | None = None,
+        minimum_calls: int | None = None,
+        slow_call_duration: float | timedelta | None = None,
+        slow_call_rate: float | None = None,
+        recovery_timeout: float | timedelta | Backoff = 30.0,
+        half_open_max_calls: int = 1,
+        half_open_total: int | None = None,
+        success_threshold: int = 2,
+        probe_timeout: float | timedelta | None = None,
+        failure_on: ErrorSpec = Exception,
+        ignore: ErrorSpec = (),
+        failure_if: Callable[[Any], object] | None = None,
+        listeners: Iterable[Listener] = (),
+    ) -> None:
+        super().__init__(name, listeners)
+        self._judge = Judge(
+            failure_threshold=failure_threshold,
+            failure_rate=failure_rate,
+            window=window,
+            minimum_calls=minimum_calls,
+            slow_call_duration=slow_call_duration,
+            slow_call_rate=slow_call_rate,
+            failure_on=failure_on,
+            ignore=ignore,
+            failure_if=failure_if,
+        )
+        kind = "CircuitBreaker"
+        if not isinstance(recovery_timeout, Backoff):
+            seconds = arguments.duration(f"{kind}: recovery_timeout", recovery_timeout)
+            recovery_timeout = Backoff.constant(seconds)
+        successes = arguments.count(f"{kind}: success_threshold", success_threshold)
+        if half_open_total is not None:
+            arguments.count(f"{kind}: half_open_total", half_open_total)
+            if half_open_total < successes:
+                raise ValueError(
+                    f"{kind}: half_open_total must be at least success_threshold ({successes}), or "
+                    f"the circuit could never close; got {half_open_total!r}"
+                )
+        self._rules = Rules(
+            recovery_timeout,
+            arguments.count(f"{kind}: half_open_max_calls", half_open_max_calls),
+            half_open_total,
+            successes,
+            None if probe_timeout is None else arguments.duration(f"{kind}: probe_timeout", probe_timeout),
+        )
+        self._clock = LoopClock()
+        self._start()
+
+    def _start(self) -> None:
+        self._store: BreakerStore = MemoryBreakerStore(self._rules, self._clock)
+        self._counts = self._judge.new_counts()
+        self._mode: BreakerState | None = None
+        self._state = BreakerState.CLOSED
+        self._generation = 0
+        self._closed = True
+        self._last_failure: Exception | None = None
+
+    def sibling(self, name: str) -> CircuitBreaker:
+        """A new breaker with the same options and the same listeners: nothing is checked again."""
+        twin = object.__new__(CircuitBreaker)
+        twin.name, twin._listeners = name, self._listeners
+        twin._judge, twin._rules, twin._clock = self._judge, self._rules, self._clock
+        twin._start()
+        return twin
+
+    # Calls
+
+    def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        counts = self._counts
+        if not self._judge.plain:
+            clock, slow_after, failure_if = self._clock, self._judge.slow_after, self._judge.failure_if
+
+            async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+                if not self._closed:
+                    return await self._call_with_permit(fn, args, kwargs)
+                generation, began = self._generation, clock.read()
+                try:
+                    result = await fn(*args, **kwargs)
+                except BaseException as error:
+                    if self._count_error(error, generation, counts.begin(began), began):
+                        await self._trip(generation, error)
+                    raise
+                ended = clock.now()
+                slow = ended - began > slow_after
+                failed = failure_if is not None and bool(failure_if(result))
+                if slow or failed or not counts.spotless:
+                    token = counts.begin(began)
+                    if self._count(generation, token, ended, failed=failed, slow=slow):
+                        await self._trip(generation, None)
+                return result
+
+            return guarded
+
+        async def guarded_without_clock(*args: P.args, **kwargs: P.kwargs) -> T:
+            if not self._closed:
+                return await self._call_with_permit(fn, args, kwargs)
+            generation = self._generation
+            try:
+                result = await fn(*args, **kwargs)
+            except BaseException as error:
+                if self._count_error(error, generation, 0, 0.0):
+                    await self._trip(generation, error)
+                raise
+            if not counts.spotless:
+                self._count(generation, 0, 0.0, failed=False, slow=False)
+            return result
+
+        return guarded_without_clock
+
+    def guard(self) -> Guard:
+        """`async with breaker.guard(): …`: the body is the call. A new guard for each call."""
+        return Guard(self)
+
+    async def admit(self) -> Permit | None:
+        """Ask to make a call; each permit goes to `record` once. Raises `CircuitOpen`.
+
+        None is a permit too: the call may be made and will not be counted.
+        """
+        if not self._closed:
+            if self._mode is BreakerState.DISABLED:
+                return None
+            answer = await self._store.admit()
+            self._follow()
+            if isinstance(answer, Refusal):
+                self._refuse(answer)
+                return None
+            if answer is not None:
+                return Permit(answer.generation, 0, self._clock.read(), answer)
+        now = self._clock.read()
+        return Permit(self._generation, self._counts.begin(now), now)
+
+    async def record(
+        self, permit: Permit | None, error: BaseException | None = None, result: object = None
+    ) -> None:
+        """Report how an admitted call ended: with an error, or with a result."""
+        if permit is None:
+            return
+        generation, probe = permit.generation, permit.probe
+        permit.generation, permit.probe = -1, None  # used up
+        if probe is None:
+            if error is not None:
+                trip = self._count_error(error, generation, permit.token, permit.began)
+            else:
+                now = self._clock.read()
+                failed = self._judge.of_result(result) is Outcome.FAILURE
+                slow = now - permit.began > self._judge.slow_after
+                trip = self._count(generation, permit.token, now, failed=failed, slow=slow)
+            if trip:
+                await self._trip(generation, error)
+            return
+        success: bool | None = None
+        try:
+            outcome = self._judge.of_result(result) if error is None else self._judge.of_error(error)
+            if outcome is not Outcome.IGNORED:
+                on_time = self._clock.read() - permit.began <= self._judge.slow_after
+                success = outcome is Outcome.SUCCESS and on_time
+                if not success and isinstance(error, Exception) and generation == self._generation:
+                    self._last_failure = _without_traceback(error)
+        finally:  # a predicate that raises must not keep the place
+            await self._store.record(probe, success)
+            self._follow()
+
+    async def _call_with_permit(self, fn: Callable[..., Awaitable[T]], args: Any, kwargs: Any) -> T:
+        async with Guard(self) as call:
+            result = await fn(*args, **kwargs)
+            call.result = result
+        return result
+
+    def _count_error(self, error: BaseException, generation: int, token: int, began: float) -> bool:
+        """Count a call that raised; True if the circuit should open."""
+        outcome = self._judge.of_error(error)
+        if outcome is Outcome.IGNORED:
+            return False
+        now = 0.0 if self._judge.plain else self._clock.read()
+        slow = now - began > self._judge.slow_after
+        return self._count(generation, token, now, failed=outcome is Outcome.FAILURE, slow=slow)
+
+    def _count(self, generation: int, token: int, now: float, *, failed: bool, slow: bool) -> bool:
+        """Count a call, unless it began in another generation; True if the circuit should open."""
+        if generation != self._generation or self._mode is BreakerState.DISABLED:
+            return False
+        return self._counts.add(token, now, failed=failed, slow=slow)
+
+    async def _trip(self, generation: int, error: BaseException | None) -> None:
+        cause = _without_traceback(error) if isinstance(error, Exception) else None
+        if await self._store.trip(generation):
+            self._last_failure = cause
+        self._follow()
+
+    def _follow(self) -> None:
+        """Take over the store's state, and tell if it is a new one."""
+        circuit = self._store.circuit
+        old, new = self._state, circuit.state
+        self._closed = new is BreakerState.CLOSED and self._mode is not BreakerState.DISABLED
+        if circuit.generation == self._generation:
+            return
+        self._generation = circuit.generation
+        self._state = new
+        self._counts.clear()
+        if new is BreakerState.CLOSED:
+            self._last_failure = None
+        if self._listeners and new is not old:
+            open_for = circuit.open_for if new is BreakerState.OPEN else None
+            self._listeners.tell(BreakerChanged(self.name, self._clock.read(), old, new, open_for))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Raise `CircuitOpen`; in shadow mode only tell."""
+        shadow = self._mode is BreakerState.SHADOW
+        if self._listeners:
+            self._listeners.tell(CallRejected(self.name, self._clock.read(), refusal.retry_after, shadow))
+        if shadow:
+            return
+        wait = (
+            "until it is reset"
+            if refusal.retry_after is None
+            else f"for another {refusal.retry_after:.3g} s"
+        )
+        last = self._last_failure
+        cause = "" if last is None else f"; last failure: {type(last).__name__}: {last}"
+        raise CircuitOpen(
+            f"circuit {self.name!r} is {self._state.value} {wait}{cause}",
+            retry_after=refusal.retry_after,
+            last_failure=last,
+        ) from last
+
+    # By hand
+
+    async def isolate(self) -> None:
+        """Refuse every call until `reset`."""
+        self._mode = None
+        await self._store.isolate()
+        self._follow()
+
+    async def reset(self) -> None:
+        """Back to CLOSED, from any state or mode, with nothing counted."""
+        self._mode = None
+        await self._store.reset()
+        self._follow()
+
+    def disable(self) -> None:
+        """Let every call pass uncounted, until `reset`."""
+        self._mode = BreakerState.DISABLED
+        self._follow()
+
+    def shadow(self) -> None:
+        """Count and change state as ever, but refuse nothing, until `reset`."""
+        self._mode = BreakerState.SHADOW
+        self._follow()
+
+    # What can be seen
+
+    @property
+    def state(self) -> BreakerState:
+        """What a call would find now. An open circuit whose time is over shows as HALF_OPEN."""
+        return self._mode or self._circuit_state()
+
+    def snapshot(self) -> Snapshot:
+        """Everything that can be seen from outside, at one moment."""
+        circuit, counts = self._store.circuit, self._counts
+        left: float | None = None
+        if circuit.state is BreakerState.OPEN:
+            now = self._now_or_none()
+            if now is not None:
+                left = max(0.0, circuit.changed_at + circuit.open_for - now)
+        return Snapshot(
+            self.name,
+            self.state,
+            self._circuit_state(),
+            counts.calls,
+            counts.failures,
+            counts.slow,
+            circuit.probes,
+            left,
+            circuit.rounds,
+            self._last_failure,
+        )
+
+    def _circuit_state(self) -> BreakerState:
+        now = self._now_or_none()
+        circuit = self._store.circuit
+        return circuit.state if now is None else circuit.state_at(now)
+
+    def _now_or_none(self) -> float | None:
+        try:
+            return self._clock.read()
+        except RuntimeError:  # looked at from outside a loop
+            return None
+
+    def __repr__(self) -> str:
+        s = self.snapshot()
+        facts = [s.state.value]
+        if s.circuit is not s.state:
+            facts.append(f"circuit {s.circuit.value}")
+        if s.retry_after:
+            facts.append(f"{s.retry_after:.3g} s left")
+        if s.calls:
+            facts.append(f"{s.failures} failed and {s.slow} slow of {s.calls} calls")
+        elif s.failures:
+            facts.append(f"{s.failures} failures in a row")
+        return f"<CircuitBreaker {self.name!r} {', '.join(facts)}>"
+
+
+class Guard:
+    """One call through a breaker, as a block. Set `result` to let `failure_if` judge it."""
+
+    __slots__ = ("_breaker", "_permit", "result")
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self._breaker: CircuitBreaker | None = breaker
+        self._permit: Permit | None = None
+        self.result: object = None
+
+    async def __aenter__(self) -> Guard:
+        if self._breaker is None:
+            raise RuntimeError("a guard is for one call: write breaker.guard() each time")
+        self._permit = await self._breaker.admit()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        breaker, self._breaker = self._breaker, None
+        if breaker is not None:
+            await breaker.record(self._permit, error, self.result)
+
+
+def _without_traceback(error: Exception) -> Exception:
+    """A copy to keep: the error itself would keep every frame of a failed request alive."""
+    try:
+        copy = type(error).__new__(type(error), *error.args)
+        copy.args = error.args
+        copy.__dict__.update(error.__dict__)
+    except Exception:  # noqa: BLE001 - whatever its constructor does, the call has its own error
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return copy

@@ -1,0 +1,189 @@
+"""The machine that decides: one circuit, told the time and given chance.
+
+             trip                       open time over: the next call is a probe
+    CLOSED ───────▶ OPEN ────────────────────────────────▶ HALF_OPEN
+      ▲              ▲      a probe fails, or its lease runs out │  │
+      │              └───────────────────────────────────────────┘  │
+      └────────────────── enough probes succeed ────────────────────┘
+
+    ISOLATED: by hand, until reset. (DISABLED and SHADOW are modes of the shell around this machine.)
+
+Every change of state begins a new generation, and what belongs to an earlier one changes nothing: a
+late result, a probe that was given up. Open times grow by the rounds of opening that were not separated
+by a healthy closed period, which is one at least as long as the last open time.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from aresilience.backoff import Backoff
+
+__all__ = ["BreakerState", "Circuit", "Probe", "Refusal", "Rules"]
+
+
+class BreakerState(enum.Enum):
+    """What a circuit breaker does with calls."""
+
+    CLOSED = "closed"
+    """Calls pass and are counted."""
+    OPEN = "open"
+    """Calls are refused."""
+    HALF_OPEN = "half-open"
+    """A few calls pass, as probes."""
+    ISOLATED = "isolated"
+    """Calls are refused until `reset`."""
+    DISABLED = "disabled"
+    """Calls pass and are not counted."""
+    SHADOW = "shadow"
+    """Calls pass and are counted; what would have been refused is told as an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a circuit opens, probes and closes."""
+
+    open_time: Backoff
+    half_open_max_calls: int
+    half_open_total: int | None
+    success_threshold: int
+    probe_timeout: float | None
+
+    def lease(self, open_for: float) -> float:
+        """For how many seconds a probe keeps its place: as long as the circuit was open, unless said."""
+        return max(open_for, 1e-3) if self.probe_timeout is None else self.probe_timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The right to make one call through a half-open circuit."""
+
+    id: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Not now. `retry_after` seconds from now there is a place for sure; None: nobody knows when."""
+
+    retry_after: float | None
+
+
+class Circuit:
+    """The state of one circuit breaker."""
+
+    __slots__ = (
+        "_last_probe",
+        "_probes",
+        "_rules",
+        "_successes",
+        "changed_at",
+        "generation",
+        "open_for",
+        "rounds",
+        "state",
+    )
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self.state = BreakerState.CLOSED
+        self.generation = 0
+        self.changed_at = 0.0
+        self.open_for = 0.0
+        self.rounds = 0
+        self._probes: dict[int, float] | None = None  # made when first needed: most never are
+        self._last_probe = 0
+        self._successes = 0
+
+    def trip(self, generation: int, now: float, u: float) -> bool:
+        """Open a closed circuit, if `generation` is still the one that was judged."""
+        if self.state is not BreakerState.CLOSED or generation != self.generation:
+            return False
+        if now - self.changed_at >= self.open_for:
+            self.rounds = 0
+        self._open(now, u)
+        return True
+
+    def admit(self, now: float, u: float) -> Probe | Refusal | None:
+        """May a call be made? None means: yes, and the circuit is closed."""
+        if self.state is BreakerState.CLOSED:
+            return None
+        if self.state is BreakerState.ISOLATED:
+            return Refusal(None)
+        self.changed_at = min(self.changed_at, now)  # a clock that went back lengthens nothing
+        if self.state is BreakerState.HALF_OPEN:
+            self._give_up_probes(now, u)
+        if self.state is BreakerState.OPEN:
+            left = self.changed_at + self.open_for - now
+            if left > 0:
+                return Refusal(left)
+            self._change(BreakerState.HALF_OPEN, now)
+        return self._probe(now)
+
+    def record(self, probe: Probe, now: float, u: float, success: bool | None) -> None:
+        """How a probe ended; None: neither way. A probe of an earlier generation is nobody's."""
+        if probe.generation != self.generation or self._probes is None:
+            return
+        if self._probes.pop(probe.id, None) is None or success is None:
+            return
+        if not success:
+            self._open(now, u)
+            return
+        self._successes += 1
+        if self._successes >= self._rules.success_threshold:
+            self._change(BreakerState.CLOSED, now)
+
+    def isolate(self, now: float) -> None:
+        """Refuse every call until `reset`."""
+        self._change(BreakerState.ISOLATED, now)
+
+    def reset(self, now: float) -> None:
+        """Closed, as at the beginning."""
+        self._change(BreakerState.CLOSED, now)
+        self.rounds = 0
+        self.open_for = 0.0
+
+    def state_at(self, now: float) -> BreakerState:
+        """The state that a call at `now` would find."""
+        if self.state is BreakerState.OPEN and now >= self.changed_at + self.open_for:
+            return BreakerState.HALF_OPEN
+        return self.state
+
+    @property
+    def probes(self) -> int:
+        """Probes on their way."""
+        return len(self._probes or ())
+
+    def _probe(self, now: float) -> Probe | Refusal:
+        rules = self._rules
+        if self._probes is None:
+            self._probes = {}
+        total = rules.half_open_total
+        full = len(self._probes) >= rules.half_open_max_calls or (
+            total is not None and len(self._probes) + self._successes >= total
+        )
+        if full:
+            return Refusal(min(self._probes.values()) - now)
+        self._last_probe += 1
+        self._probes[self._last_probe] = now + rules.lease(self.open_for)
+        return Probe(self._last_probe, self.generation)
+
+    def _give_up_probes(self, now: float, u: float) -> None:
+        """A probe that has not answered in its lease failed at the end of it."""
+        ends = min(self._probes.values()) if self._probes else now + 1
+        if ends <= now:
+            self._open(ends, u)
+
+    def _open(self, now: float, u: float) -> None:
+        self.rounds += 1
+        previous = self.open_for if self.rounds > 1 else None
+        self.open_for = self._rules.open_time.delay(self.rounds, u, previous)
+        self._change(BreakerState.OPEN, now)
+
+    def _change(self, state: BreakerState, now: float) -> None:
+        self.state = state
+        self.generation += 1
+        self.changed_at = now
+        self._probes = None
+        self._successes = 0

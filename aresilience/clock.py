@@ -1,0 +1,54 @@
+"""The seam for time: the event loop is the clock.
+
+In the process `loop.time()` rules, so that a loop with virtual time (`aresilience.testing`) needs no
+patching. The wall clock is read in one place, to understand a date that a server sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+__all__ = ["LoopClock", "reader", "wall"]
+
+
+def reader(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The cheapest function that reads `loop`'s clock."""
+    if getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time:
+        return time.monotonic  # what it would call: half the price
+    return loop.time
+
+
+def wall() -> datetime:
+    """The wall clock, in UTC. For what people or HTTP headers wrote, never for arithmetic of ours."""
+    return datetime.now(UTC)
+
+
+class _NoLoop:
+    @staticmethod
+    def is_running() -> bool:
+        return False
+
+
+class LoopClock:
+    """The running loop's clock, for objects that outlive a loop.
+
+    Asking for the running loop costs more than reading the clock on CPython 3.11, so the last one is
+    kept for as long as it runs. Where two threads run a loop each, both are the monotonic clock.
+    """
+
+    __slots__ = ("_loop", "now")
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | type[_NoLoop] = _NoLoop
+        self.now: Callable[[], float] = time.monotonic
+        """The clock as of the last `read`: right until the next chance of another loop."""
+
+    def read(self) -> float:
+        """Seconds on the running loop's clock. Without one: `RuntimeError`."""
+        if not self._loop.is_running():
+            loop = asyncio.get_running_loop()
+            self._loop, self.now = loop, reader(loop)
+        return self.now()

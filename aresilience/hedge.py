@@ -1,0 +1,263 @@
+"""Hedge: a second call when the first one is late.
+
+What it is for: the slow tail. If one call in a hundred takes a second, ask again after the time that
+99 of 100 need, and take whichever answers first.
+
+Use: `ar.Hedge(delay=0.05)`, or `ar.Hedge(delay=ar.Percentile(0.95))` to follow the latencies of the
+last calls. Only for calls that may safely run twice at once.
+
+Defaults: one hedge, no budget. `budget=` takes the same `RetryBudget` as the retries beside it; when
+it is used up no new hedge starts, and none that runs is touched.
+
+Events: `HedgeStarted`, `HedgeWon`.
+
+The first success wins. A call that fails before its hedge starts fails at once (repeating is what
+`Retry` is for); a refusal by an inner policy starts no further hedge. If all fail, the first call's
+error is raised, the others noted on it. Losers are cancelled and awaited, and a result that came too
+late goes to `dispose`. Each call is a task of its own, with a copy of the caller's context.
+
+What not to do: hedge what must not happen twice; hedge without a budget a service that is slow
+because it is overloaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
+
+from aresilience import arguments
+from aresilience.budget import RetryBudget
+from aresilience.dispose import Dispose, dispose_of
+from aresilience.errors import Rejected
+from aresilience.events import Event, Listener
+from aresilience.policy import Layer, Policy
+
+__all__ = ["Hedge", "HedgeStarted", "HedgeWon", "Percentile"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeStarted(Event):
+    """Hedge `number` (1, 2, …) started, because no call had answered for `delay` seconds."""
+
+    number: int
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeWon(Event):
+    """Hedge `number` answered first."""
+
+    number: int
+
+
+class Percentile:
+    """A delay that follows what calls take: the time within which this share of them answers.
+
+    `fraction` of the last `size` successful calls. Until `minimum_calls` of them are known the delay is
+    `initial`, or there is no hedge if that is None.
+    """
+
+    __slots__ = ("_initial", "_last", "_minimum", "_sorted", "fraction")
+
+    def __init__(
+        self,
+        fraction: float,
+        *,
+        initial: float | timedelta | None = None,
+        minimum_calls: int = 20,
+        size: int = 1000,
+    ) -> None:
+        self.fraction = arguments.fraction("Percentile: fraction", fraction)
+        self._initial = None if initial is None else arguments.duration("Percentile: initial", initial)
+        self._minimum = arguments.count("Percentile: minimum_calls", minimum_calls)
+        arguments.count("Percentile: size", size, least=self._minimum)
+        self._last: deque[float] = deque(maxlen=size)
+        self._sorted: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        """A call answered after so many seconds."""
+        if len(self._last) == self._last.maxlen:
+            del self._sorted[bisect_left(self._sorted, self._last[0])]
+        self._last.append(seconds)
+        insort(self._sorted, seconds)
+
+    def delay(self) -> float | None:
+        """Seconds to wait before a hedge, or None for no hedge. (Nearest rank.)"""
+        known = len(self._sorted)
+        if known < self._minimum:
+            return self._initial
+        rank = -int(-self.fraction * known // 1)  # ceil
+        return self._sorted[min(rank, known) - 1]
+
+    def __repr__(self) -> str:
+        return f"Percentile({self.fraction:g}: {self.delay()} s from {len(self._sorted)} calls)"
+
+
+class Hedge(Policy):
+    """Calls again, beside the first call, when that has not answered within `delay`."""
+
+    __slots__ = ("_budget", "_delay", "_dispose", "_max_hedges", "_percentile")
+
+    layer = Layer.HEDGE
+
+    def __init__(
+        self,
+        *,
+        delay: float | timedelta | Percentile,
+        max_hedges: int = 1,
+        budget: RetryBudget | None = None,
+        dispose: Dispose | None = None,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+    ) -> None:
+        super().__init__(name, listeners)
+        self._percentile = delay if isinstance(delay, Percentile) else None
+        self._delay = (
+            None if isinstance(delay, Percentile) else arguments.duration("Hedge: delay", delay, zero=True)
+        )
+        self._max_hedges = arguments.count("Hedge: max_hedges", max_hedges)
+        if budget is not None and not isinstance(budget, RetryBudget):
+            raise TypeError(f"Hedge: budget must be a RetryBudget or None, got {budget!r}")
+        self._budget = budget
+        if dispose is not None and not callable(dispose):
+            raise TypeError(f"Hedge: dispose must be a function or None, got {dispose!r}")
+        self._dispose = dispose
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether a budget bounds the extra load."""
+        return self._budget is not None
+
+    def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        async def hedged(*args: P.args, **kwargs: P.kwargs) -> T:
+            race = _Race(self, lambda: fn(*args, **kwargs))
+            try:
+                return await race.run()  # type: ignore[no-any-return]
+            finally:
+                await race.close()
+
+        return hedged
+
+    def __repr__(self) -> str:
+        delay = f"{self._delay:g} s" if self._percentile is None else repr(self._percentile)
+        return f"<Hedge {self.name!r} after {delay}, at most {self._max_hedges}>"
+
+
+class _Race:
+    """One call and its hedges."""
+
+    __slots__ = ("_call", "_hedge", "_loop", "_tasks", "_winner")
+
+    def __init__(self, hedge: Hedge, call: Callable[[], Awaitable[Any]]) -> None:
+        self._hedge = hedge
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._winner: asyncio.Task[Any] | None = None
+
+    async def run(self) -> Any:
+        hedge = self._hedge
+        if hedge._budget is not None:
+            hedge._budget.deposit(self._loop.time())
+        delay = hedge._percentile.delay() if hedge._percentile is not None else hedge._delay
+        self._start()
+        open_to_hedges = delay is not None
+        pending = set(self._tasks)
+        while pending:
+            wait_for = delay if open_to_hedges and len(self._tasks) <= hedge._max_hedges else None
+            done, pending = await asyncio.wait(
+                pending, timeout=wait_for, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in self._tasks:  # in order of start, should several be done
+                if task in done and not task.cancelled() and task.exception() is None:
+                    self._winner = task
+                    return self._won(task)
+            if any(isinstance(_error_of(task), Rejected) for task in done):
+                open_to_hedges = False
+            if not done and delay is not None and self._pay():
+                pending.add(self._start())
+                if hedge._listeners:
+                    number = len(self._tasks) - 1
+                    hedge._listeners.tell(HedgeStarted(hedge.name, self._loop.time(), number, delay))
+            elif not done:
+                open_to_hedges = False
+        return self._lost()
+
+    def _start(self) -> asyncio.Task[Any]:
+        task = self._loop.create_task(_timed(self._call, self._hedge._percentile))
+        self._tasks.append(task)
+        return task
+
+    def _pay(self) -> bool:
+        budget = self._hedge._budget
+        return budget is None or budget.withdraw(self._loop.time())
+
+    def _won(self, task: asyncio.Task[Any]) -> Any:
+        number, hedge = self._tasks.index(task), self._hedge
+        if number > 0 and hedge._listeners:
+            hedge._listeners.tell(HedgeWon(hedge.name, self._loop.time(), number))
+        return task.result()
+
+    def _lost(self) -> Any:
+        """Every call failed: the first one's error it is."""
+        first, *others = self._tasks
+        error = _error_of(first)
+        if error is None:
+            return first.result()  # the call cancelled itself: so be it
+        for number, task in enumerate(others, start=1):
+            error.add_note(f"aresilience: hedge {number} failed too: {_error_of(task)!r}")
+        raise error
+
+    async def close(self) -> None:
+        """Cancel what still runs, wait until it has ended, dispose of results that nobody gets."""
+        running = [task for task in self._tasks if not task.done()]
+        for task in running:
+            task.cancel()
+        cancel = await _ended(running)
+        unseen = [
+            task.result()
+            for task in self._tasks
+            if not task.cancelled()
+            and task.exception() is None
+            and (task is not self._winner or cancel is not None)
+        ]
+        if unseen and self._hedge._dispose is not None:
+            dispose = self._hedge._dispose
+            closing = [self._loop.create_task(dispose_of(result, dispose)) for result in unseen]
+            cancel = await _ended(closing) or cancel
+        if cancel is not None:
+            raise cancel
+
+
+async def _ended(tasks: list[asyncio.Task[Any]]) -> asyncio.CancelledError | None:
+    """Wait until all have ended, cancelled meanwhile or not; the cancel is kept for later."""
+    cancel = None
+    while tasks:
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError as error:
+            cancel = error
+        tasks = [task for task in tasks if not task.done()]
+    return cancel
+
+
+async def _timed(call: Callable[[], Awaitable[Any]], percentile: Percentile | None) -> Any:
+    if percentile is None:
+        return await call()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    result = await call()
+    percentile.add(loop.time() - started)
+    return result
+
+
+def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()

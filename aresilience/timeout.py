@@ -1,0 +1,150 @@
+"""Timeout: a limit for one call.
+
+Use: `ar.Timeout(1.0)` innermost, around each attempt, so that a hang is a failure that a breaker
+counts and a retry repeats; a second one further out, or `ar.deadline`, limits the whole.
+
+Defaults: none; the limit must be chosen.
+
+Events: `TimeoutExpired`.
+
+Three things are told apart: its own expiry (`TimedOut`), a `TimeoutError` of the call (passes as it
+is) and a cancel from outside (passes as it is). Under an ambient deadline that is nearer than its own
+limit, that deadline ends the call, with `DeadlineExceeded`. When the deadline has already passed the
+call is not made. For what runs inside, the limit is the ambient deadline: a retry does not begin a
+wait that would overrun it, and `ar.time_remaining()` tells it.
+
+What not to do: rely on it to stop code that never awaits, or that ignores cancellation; such a call
+is waited for, because an abandoned task is worse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from _thread import get_ident
+from asyncio import current_task
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
+
+from aresilience import arguments
+from aresilience.deadline import AMBIENT, Expiry, ambient, is_own_cancel
+from aresilience.errors import DeadlineExceeded, TimedOut
+from aresilience.events import Event, Listener
+from aresilience.policy import Layer, Policy
+from aresilience.timers import EqualTimers
+
+__all__ = ["Timeout", "TimeoutExpired"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_Task = asyncio.Task[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutExpired(Event):
+    """A call was cancelled after `seconds`."""
+
+    seconds: float
+
+
+class _Timers(EqualTimers[int, _Task]):
+    """One loop's timers, and the thread that they belong to."""
+
+    __slots__ = ("thread",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        super().__init__(loop, seconds, _cancel)
+        self.thread = get_ident()
+
+
+def _cancel(task: _Task) -> None:
+    task.cancel()
+
+
+class Timeout(Policy):
+    """Cancels a call that takes longer than `seconds`, and raises `TimedOut`."""
+
+    __slots__ = ("_timers", "seconds")
+
+    layer = Layer.TIMEOUT
+
+    def __init__(
+        self,
+        seconds: float | timedelta,
+        *,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+    ) -> None:
+        super().__init__(name, listeners)
+        self.seconds = arguments.duration("Timeout: seconds", seconds)
+        self._timers: _Timers | None = None
+
+    def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
+            timers = self._timers
+            # Asking the kept loop for its task is a third of the price of asking for the loop.
+            if (
+                timers is None
+                or timers.thread != get_ident()
+                or (task := current_task(timers.loop)) is None
+            ):
+                timers, task = self._enter_loop()
+            now = timers.now()
+            deadline, when = ambient(), now + self.seconds
+            if deadline is not None and deadline < when:
+                return await self._until(deadline, now, fn, args, kwargs)
+            cancelling = task.cancelling()
+            outer = AMBIENT.set(when)
+            entries = timers.entries
+            key = id(outer)  # nobody else's while the token lives
+            entries[key] = (when, task)
+            if not timers.armed:
+                timers.arm(when)
+            try:
+                result = await fn(*args, **kwargs)
+            except BaseException as error:
+                AMBIENT.reset(outer)
+                if entries.pop(key, None) is None:
+                    own = is_own_cancel(task, cancelling, error)
+                    self._tell(timers.now())
+                    if own:
+                        raise self._error() from error
+                raise
+            AMBIENT.reset(outer)
+            if entries.pop(key, None) is None:  # it ignored its cancellation and has an answer
+                task.uncancel()
+            return result
+
+        return limited
+
+    def _enter_loop(self) -> tuple[_Timers, _Task]:
+        loop = asyncio.get_running_loop()
+        task = current_task(loop)
+        if task is None:
+            raise RuntimeError("a Timeout needs a task to cancel; there is none running")
+        timers = self._timers = _Timers(loop, self.seconds)
+        return timers, task
+
+    async def _until(
+        self, deadline: float, now: float, fn: Callable[..., Awaitable[T]], args: Any, kwargs: Any
+    ) -> T:
+        def error() -> TimedOut:
+            self._tell(deadline)
+            return DeadlineExceeded(f"{self.name}: the ambient deadline has passed")
+
+        if deadline <= now:
+            raise error()
+        with Expiry(deadline, error):
+            return await fn(*args, **kwargs)
+
+    def _tell(self, now: float) -> None:
+        if self._listeners:
+            self._listeners.tell(TimeoutExpired(self.name, now, self.seconds))
+
+    def _error(self) -> TimedOut:
+        return TimedOut(f"{self.name}: no answer within {self.seconds:g} s")
+
+    def __repr__(self) -> str:
+        running = 0 if self._timers is None else len(self._timers.entries)
+        return f"<Timeout {self.name!r} {self.seconds:g} s, {running} running>"
