@@ -23,7 +23,8 @@ What not to do: put it outside the retries (it then sees one failure where there
 one between dependencies; forget a time limit inside, without which a hang is never a failure.
 """
 
-from aresilience.breaker.breaker import BreakerChanged, CircuitBreaker, CircuitOpen, Snapshot
+from aresilience.breaker.breaker import CircuitBreaker
+from aresilience.breaker.facts import BreakerChanged, CircuitOpen, Snapshot
 from aresilience.breaker.keyed import CircuitBreakers
 from aresilience.breaker.machine import BreakerState
 from aresilience.breaker.window import Window

@@ -3,83 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from aresilience import arguments
 from aresilience.backoff import Backoff
+from aresilience.breaker.facts import BreakerChanged, CircuitOpen, Permit, Snapshot, without_traceback
 from aresilience.breaker.judge import Judge
-from aresilience.breaker.machine import BreakerState, Probe, Refusal, Rules
+from aresilience.breaker.machine import BreakerState, Refusal, Rules
 from aresilience.breaker.memory import MemoryBreakerStore
 from aresilience.breaker.store import BreakerStore
 from aresilience.breaker.window import Window
 from aresilience.clock import LoopClock
-from aresilience.errors import Rejected
-from aresilience.events import CallRejected, Event, Listener
+from aresilience.events import CallRejected, Listener
 from aresilience.outcome import ErrorSpec, Outcome
 from aresilience.policy import Layer, Policy
 
-__all__ = ["BreakerChanged", "CircuitBreaker", "CircuitOpen", "Guard", "Permit", "Snapshot"]
+__all__ = ["CircuitBreaker", "Guard"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class CircuitOpen(Rejected):
-    """The circuit is open (or isolated, or half-open with all its probes on their way).
-
-    `retry_after`: seconds until the next probe may pass; None while isolated. `last_failure`: a copy,
-    without its traceback, of the error that opened the circuit, if it was an error.
-    """
-
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        retry_after: float | None = None,
-        last_failure: Exception | None = None,
-    ) -> None:
-        super().__init__(message, retry_after=retry_after)
-        self.last_failure = last_failure
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerChanged(Event):
-    """The state went from `old` to `new`; when open, for `open_for` seconds."""
-
-    old: BreakerState
-    new: BreakerState
-    open_for: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The state of a breaker at one moment. Rates are None until enough calls are known."""
-
-    name: str
-    state: BreakerState
-    circuit: BreakerState
-    """The state below the modes DISABLED and SHADOW."""
-    calls: int
-    failures: int
-    slow: int
-    probes: int
-    retry_after: float | None
-    rounds: int
-    """How often it opened without a healthy period between."""
-    last_failure: Exception | None
-
-
-@dataclass(slots=True)
-class Permit:
-    """The right to make one call, from `admit` to `record`; good for one result."""
-
-    generation: int
-    token: int
-    began: float
-    probe: Probe | None = None
 
 
 class CircuitBreaker(Policy):
@@ -277,7 +221,7 @@ class CircuitBreaker(Policy):
                 on_time = self._clock.read() - permit.began <= self._judge.slow_after
                 success = outcome is Outcome.SUCCESS and on_time
                 if not success and isinstance(error, Exception) and generation == self._generation:
-                    self._last_failure = _without_traceback(error)
+                    self._last_failure = without_traceback(error)
         finally:  # a predicate that raises must not keep the place
             await self._store.record(probe, success)
             self._follow()
@@ -304,7 +248,7 @@ class CircuitBreaker(Policy):
         return self._counts.add(token, now, failed=failed, slow=slow)
 
     async def _trip(self, generation: int, error: BaseException | None) -> None:
-        cause = _without_traceback(error) if isinstance(error, Exception) else None
+        cause = without_traceback(error) if isinstance(error, Exception) else None
         if await self._store.trip(generation):
             self._last_failure = cause
         self._follow()
@@ -447,14 +391,3 @@ class Guard:
         breaker, self._breaker = self._breaker, None
         if breaker is not None:
             await breaker.record(self._permit, error, self.result)
-
-
-def _without_traceback(error: Exception) -> Exception:
-    """A copy to keep: the error itself would keep every frame of a failed request alive."""
-    try:
-        copy = type(error).__new__(type(error), *error.args)
-        copy.args = error.args
-        copy.__dict__.update(error.__dict__)
-    except Exception:  # noqa: BLE001 - whatever its constructor does, the call has its own error
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return copy

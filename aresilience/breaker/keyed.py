@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 from aresilience import arguments
-from aresilience.breaker.breaker import CircuitBreaker, CircuitOpen
+from aresilience.breaker.breaker import CircuitBreaker
+from aresilience.breaker.facts import CircuitOpen
 from aresilience.breaker.machine import BreakerState
 from aresilience.events import Listener
 from aresilience.policy import Layer, Policy

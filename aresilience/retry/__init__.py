@@ -25,7 +25,8 @@ retries, since 4 · 4 attempts are 16 (`nested=` says who yields).
 
 from aresilience.retry.hint import retry_after_hint
 from aresilience.retry.history import Attempt, StopReason, retry_history
-from aresilience.retry.retry import Retry, RetryGaveUp, RetryScheduled
+from aresilience.retry.retry import Retry
+from aresilience.retry.run import RetryGaveUp, RetryScheduled
 
 __all__ = [
     "Attempt",

@@ -1,0 +1,27 @@
+"""The testing kit of this package, for its users too.
+
+- `VirtualLoop`, `run_virtual`: an event loop whose clock jumps to the next timer, so that an hour costs
+  nothing, and that raises `Deadlock` when nothing can ever happen again. As a pytest plugin (it
+  registers itself): `@pytest.mark.virtual_time`, or `virtual_time = true` in the configuration. With a
+  seed it also shuffles what is ready to run, the same way each time.
+- `Recorder`: a listener that remembers events.
+- `cancel_sweep`: cancels a coroutine at every one of its awaits and checks that nothing leaked and
+  that no cancel was lost.
+- `SeededEntropy`: chance that repeats; the virtual loop has one.
+"""
+
+from aresilience.chance import SeededEntropy
+from aresilience.testing.cancel import CancelSweepError, SweepReport, cancel_sweep
+from aresilience.testing.recorder import Recorder
+from aresilience.testing.virtual import Deadlock, VirtualLoop, run_virtual
+
+__all__ = [
+    "CancelSweepError",
+    "Deadlock",
+    "Recorder",
+    "SeededEntropy",
+    "SweepReport",
+    "VirtualLoop",
+    "cancel_sweep",
+    "run_virtual",
+]

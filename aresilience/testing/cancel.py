@@ -1,0 +1,222 @@
+"""The cancel sweep: cancelled at every await, is anything left behind, is the cancel lost?
+
+A coroutine runs once to count where it suspends. Then it runs again for each of those points, cancelled
+
+- before its first step,
+- while it waits there,
+- there, when what it waited for is ready but it has not run on yet,
+- there, and once more where it suspends next, while it cleans up.
+
+Each run starts afresh, on a loop of its own. After each, the task must be cancelled (not finished, not
+failed), no other task may be alive, `check` must hold, and the coroutine must run through on what the
+cancelled one left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from aresilience.testing.virtual import VirtualLoop
+
+__all__ = ["CancelSweepError", "SweepReport", "cancel_sweep"]
+
+S = TypeVar("S")
+
+_MODES = ("pending", "ready", "twice")
+
+
+class CancelSweepError(AssertionError):
+    """Some cancel was lost, or left something behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """`points`: suspensions of the undisturbed run. `runs`: cancelled runs, all of them clean."""
+
+    points: int
+    runs: int
+
+
+def cancel_sweep(
+    use: Callable[[S], Awaitable[object]],
+    *,
+    make: Callable[[], S | Awaitable[S]],
+    check: Callable[[S], object] | None = None,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = VirtualLoop,
+) -> SweepReport:
+    """Cancel `use(state)` at each of its awaits; `state` is made anew by `make()` for each run.
+
+    `check(state)` asserts that nothing is held any more; it and `make` may be coroutine functions. Call it
+    from a test that is not itself async. Raises `CancelSweepError` with every run that went wrong.
+    """
+    sweep = _Sweep(use, make, check, loop_factory)
+    points = sweep.run(None)
+    if sweep.faults:
+        raise CancelSweepError(f"the undisturbed run failed: {sweep.faults[0]}")
+    runs = 0
+    for cut in _cuts(points):
+        sweep.run(cut)
+        runs += 1
+    if sweep.faults:
+        listed = "\n".join(f"  {fault}" for fault in sweep.faults[:10])
+        raise CancelSweepError(f"{len(sweep.faults)} of {runs} cancelled runs went wrong:\n{listed}")
+    return SweepReport(points, runs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Where and how a run is cancelled; point 0 is before the first step."""
+
+    point: int
+    mode: str
+
+    def __str__(self) -> str:
+        return "before the first step" if self.point == 0 else f"at await {self.point}, {self.mode}"
+
+
+def _cuts(points: int) -> Iterator[_Cut]:
+    yield _Cut(0, "pending")
+    for point in range(1, points + 1):
+        for mode in _MODES:
+            yield _Cut(point, mode)
+
+
+class _Sweep(Generic[S]):
+    def __init__(
+        self,
+        use: Callable[[S], Awaitable[object]],
+        make: Callable[[], S | Awaitable[S]],
+        check: Callable[[S], object] | None,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop],
+    ) -> None:
+        self._use = use
+        self._make = make
+        self._check = check
+        self._loop_factory = loop_factory
+        self.faults: list[str] = []
+
+    def run(self, cut: _Cut | None) -> int:
+        """One run on a loop of its own; the number of suspensions."""
+        with asyncio.Runner(loop_factory=self._loop_factory) as runner:
+            try:
+                return runner.run(self._once(cut))
+            except RuntimeError as error:  # Deadlock, or a loop that was stopped
+                self.faults.append(f"{cut or 'undisturbed'}: {type(error).__name__}: {error}")
+                return 0
+
+    async def _once(self, cut: _Cut | None) -> int:
+        state = await _maybe(self._make())
+        driver = _Driver(cut)
+        task = driver.task = asyncio.get_running_loop().create_task(self._driven(driver, state))
+        if cut is not None and cut.point == 0:
+            task.cancel()
+        await asyncio.wait([task])
+        await self._judge(cut, task, driver, state)
+        return driver.points
+
+    async def _driven(self, driver: _Driver, state: S) -> object:
+        return await driver.drive(self._use(state))
+
+    async def _judge(self, cut: _Cut | None, task: asyncio.Task[object], driver: _Driver, state: S) -> None:
+        where = f"{cut or 'undisturbed'}{driver.where}"
+        if cut is None:
+            if task.cancelled() or task.exception() is not None:
+                self.faults.append(f"{where}: ended with {_ending(task)}")
+        elif not task.cancelled():
+            self.faults.append(f"{where}: the cancel was lost: {_ending(task)}")
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            names = ", ".join(sorted(repr(t.get_coro()) for t in left))
+            self.faults.append(f"{where}: tasks left: {names}")
+        try:
+            await self._checked(state)
+            if cut is not None:
+                await self._use(state)
+                await self._checked(state)
+        except Exception as error:  # noqa: BLE001 - reported with the run that it belongs to
+            self.faults.append(f"{where}: afterwards {type(error).__name__}: {error}")
+
+    async def _checked(self, state: S) -> None:
+        if self._check is not None:
+            await _maybe(self._check(state))
+
+
+class _Driver:
+    """Steps a coroutine by hand, so that each of its suspensions can be seen, and cut."""
+
+    def __init__(self, cut: _Cut | None) -> None:
+        self._cut = cut
+        self._again = False
+        self.task: asyncio.Task[object] | None = None
+        self.points = 0
+        self.where = ""
+
+    def drive(self, awaitable: Awaitable[object]) -> _Stepped:
+        return _Stepped(awaitable, self)
+
+    def suspended(self, waits_for: Any, coroutine: Any) -> None:
+        """The coroutine waits for this future, or (None) for its next turn."""
+        self.points += 1
+        task, cut = self.task, self._cut
+        if task is None or cut is None:
+            return
+        if self._again:
+            self._again = False
+            asyncio.get_running_loop().call_soon(task.cancel)
+        if self.points != cut.point:
+            return
+        self.where = f" ({_await_chain(coroutine)})"
+        self._again = cut.mode == "twice"
+        if cut.mode == "ready" and isinstance(waits_for, asyncio.Future):
+            # Added before the task adds its own wake-up, so it is called before that.
+            waits_for.add_done_callback(lambda _: task.cancel())
+        else:
+            asyncio.get_running_loop().call_soon(task.cancel)
+
+
+class _Stepped:
+    def __init__(self, awaitable: Awaitable[object], driver: _Driver) -> None:
+        self._awaitable = awaitable
+        self._driver = driver
+
+    def __await__(self) -> Generator[Any, Any, object]:
+        iterator = self._awaitable.__await__()
+        thrown: BaseException | None = None
+        while True:
+            try:
+                waits_for = next(iterator) if thrown is None else iterator.throw(thrown)
+            except StopIteration as stop:
+                return stop.value
+            thrown = None
+            self._driver.suspended(waits_for, self._awaitable)
+            try:
+                yield waits_for
+            except BaseException as error:  # noqa: BLE001 - thrown on into the coroutine
+                thrown = error
+
+
+def _await_chain(coroutine: Any) -> str:
+    """Who awaits whom, down to where it suspends."""
+    names: list[str] = []
+    while coroutine is not None and len(names) < 20:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is None:
+            break
+        names.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return " > ".join(names)
+
+
+def _ending(task: asyncio.Task[object]) -> str:
+    if task.cancelled():
+        return "cancelled"
+    error = task.exception()
+    return f"it returned {task.result()!r}" if error is None else f"it raised {error!r}"
+
+
+async def _maybe(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
