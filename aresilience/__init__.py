@@ -1,5 +1,10 @@
 """Resilience for asyncio services: what to reach for when the network is not to be trusted."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aresilience.backend import Backend, MemoryBackend, connect
 from aresilience.backoff import Backoff
 from aresilience.breaker import (
     BreakerChanged,
@@ -14,14 +19,28 @@ from aresilience.bulkhead import Bulkhead, BulkheadFull
 from aresilience.deadline import deadline, time_remaining
 from aresilience.errors import (
     AresilienceError,
+    BackendError,
+    ConfigurationError,
+    CorruptState,
     DeadlineExceeded,
+    NotSent,
+    OutcomeUnknown,
     PipelineWarning,
+    Refused,
     Rejected,
     TimedOut,
 )
-from aresilience.events import CallRejected, Event, LoggingListener
+from aresilience.events import CallRejected, Event, LoggingListener, StoreDegraded
 from aresilience.fallback import Fallback, FallbackUsed
 from aresilience.hedge import Hedge, HedgeStarted, HedgeWon, Percentile
+from aresilience.limiter import (
+    Decision,
+    NearLimit,
+    RateLimited,
+    RateLimiter,
+    Reservation,
+    acquire_all,
+)
 from aresilience.outcome import Outcome
 from aresilience.pipeline import Pipeline
 from aresilience.policy import Layer, Policy
@@ -36,11 +55,16 @@ from aresilience.retry import (
 )
 from aresilience.timeout import Timeout, TimeoutExpired
 
+if TYPE_CHECKING:
+    from aresilience.backend.redis import RedisBackend
+
 __version__ = "0.1.0"
 
 __all__ = [
     "AresilienceError",
     "Attempt",
+    "Backend",
+    "BackendError",
     "Backoff",
     "BreakerChanged",
     "BreakerState",
@@ -50,7 +74,10 @@ __all__ = [
     "CircuitBreaker",
     "CircuitBreakers",
     "CircuitOpen",
+    "ConfigurationError",
+    "CorruptState",
     "DeadlineExceeded",
+    "Decision",
     "Event",
     "Fallback",
     "FallbackUsed",
@@ -59,24 +86,45 @@ __all__ = [
     "HedgeWon",
     "Layer",
     "LoggingListener",
+    "MemoryBackend",
+    "NearLimit",
+    "NotSent",
     "Outcome",
+    "OutcomeUnknown",
     "Percentile",
     "Pipeline",
     "PipelineWarning",
     "Policy",
+    "RateLimited",
+    "RateLimiter",
+    "RedisBackend",
+    "Refused",
     "Rejected",
+    "Reservation",
     "Retry",
     "RetryBudget",
     "RetryGaveUp",
     "RetryScheduled",
     "StopReason",
+    "StoreDegraded",
     "TimedOut",
     "Timeout",
     "TimeoutExpired",
     "Window",
     "__version__",
+    "acquire_all",
+    "connect",
     "deadline",
     "retry_after_hint",
     "retry_history",
     "time_remaining",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`RedisBackend` is imported when it is first used: in memory, nobody pays for a Redis client."""
+    if name == "RedisBackend":
+        from aresilience.backend.redis import RedisBackend
+
+        return RedisBackend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

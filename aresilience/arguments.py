@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 
-__all__ = ["choice", "count", "duration", "fraction", "number", "plain_function", "text"]
+__all__ = ["answers_later", "choice", "count", "duration", "fraction", "number", "plain_function", "text"]
 
 
 def number(where: str, value: object, allowed: str) -> float:
@@ -75,9 +75,18 @@ def text(where: str, value: object) -> str:
 
 
 def plain_function(where: str, value: Any) -> Callable[..., Any]:
-    """A callable that answers at once: a coroutine function's answer would always be true."""
+    """A callable that answers at once."""
     if not callable(value):
         raise TypeError(f"{where} must be a function, got {value!r} ({type(value).__name__})")
-    if inspect.iscoroutinefunction(value):
-        raise TypeError(f"{where} must be a plain function, got the coroutine function {value!r}")
+    if answers_later(value):
+        raise TypeError(
+            f"{where} must be a plain function, got the coroutine function {value!r}: "
+            "its answer, a coroutine, would always be true"
+        )
     return value  # type: ignore[no-any-return]
+
+
+def answers_later(function: Callable[..., Any]) -> bool:
+    """Whether it is a coroutine function, or an object that is called like one."""
+    call = getattr(function, "__call__", None)  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)

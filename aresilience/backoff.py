@@ -13,7 +13,6 @@ so no delay ever exceeds `maximum`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Literal, TypeAlias
@@ -90,11 +89,12 @@ class Backoff:
         if factor < 1:
             raise ValueError(f"{where}: multiplier must be at least 1, got {multiplier!r}")
         cap = _cap(where, maximum, first)
-        # Past this n the power is over the cap anyway, and might overflow.
-        ceiling = math.log(cap / first) / math.log(factor) + 1 if factor > 1 else math.inf
 
         def schedule(n: int) -> float:
-            return cap if n - 1 > ceiling else first * factor ** (n - 1)
+            try:
+                return first * factor ** (n - 1)
+            except OverflowError:  # far over the cap
+                return cap
 
         text = f"{where}(initial={first:g}, multiplier={factor:g}, maximum={cap:g}, {jitter=})"
         return cls(schedule, initial=first, maximum=cap, jitter=jitter, text=text)

@@ -7,13 +7,31 @@ retry at all. (Finagle's RetryBudget: 20 %, 10 a second, over 10 seconds.)
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from datetime import timedelta
+from typing import Protocol
 
 from aresilience import arguments
 
-__all__ = ["RetryBudget"]
+__all__ = ["ATTEMPT_OF", "Caller", "RetryBudget"]
 
-_BUCKETS = 10
+_TENTHS = 10
+_BUCKETS = _TENTHS + 1
+"""The one that is being filled, and a whole window before it."""
+
+
+class Caller(Protocol):
+    """A call in progress, as its own attempts see it."""
+
+    def has_paid(self, budget: RetryBudget) -> bool:
+        """Whether it, or a call that it is an attempt of, has deposited there."""
+
+    def retries_alone(self) -> bool:
+        """Whether it, or a call that it is an attempt of, wants no retry further in."""
+
+
+ATTEMPT_OF: ContextVar[Caller | None] = ContextVar("aresilience_retry", default=None)
+"""The call that the running code is an attempt of: set where somebody further in may have to know."""
 
 
 class RetryBudget:
@@ -21,9 +39,10 @@ class RetryBudget:
 
     - `ratio`: extra calls that each first call pays for;
     - `floor`: extra calls per second that are free;
-    - `window`: seconds that are looked back, in tenths of it.
+    - `window`: seconds that are looked back, and at most a tenth more.
 
-    Each first call deposits once; each retry or hedge withdraws once, or is not made.
+    Each first call deposits once, however many policies on its way share the budget; each retry or
+    hedge withdraws once, or is not made.
     """
 
     __slots__ = ("_calls", "_extra", "_floor", "_tick", "_width", "ratio")
@@ -41,14 +60,17 @@ class RetryBudget:
         if self.ratio == 0 and per_second == 0:
             raise ValueError("RetryBudget: ratio or floor must be greater than 0, got 0 for both")
         self._floor = per_second * seconds
-        self._width = seconds / _BUCKETS
+        self._width = seconds / _TENTHS
         self._tick = 0
         self._calls = [0] * _BUCKETS
         self._extra = [0] * _BUCKETS
 
     def deposit(self, now: float) -> None:
-        """A first call is made at time `now`."""
-        self._calls[self._slot(now)] += 1
+        """A call is made at time `now`: a first one, unless it is an attempt of one that has paid."""
+        caller = ATTEMPT_OF.get()
+        if caller is None or not caller.has_paid(self):
+            slot = self._slot(now)  # first, since it may put new lists in place
+            self._calls[slot] += 1
 
     def withdraw(self, now: float) -> bool:
         """May an extra call be made at time `now`? If so, it is paid for."""

@@ -15,7 +15,8 @@ cancelled waiter leaves the queue; a permit is given back on every exit. With bu
 max_waiting=100) 110 calls are inside; the 111th is refused.
 
 What not to do: enter the same bulkhead twice in one call. With every permit held by a caller that
-waits for a second one, nothing moves until `max_wait`.
+waits for a second one, nothing moves until `max_wait`. Share one between event loops that run at the
+same time, in threads: its queue belongs to one loop.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ class Bulkhead(Policy):
     def _hand_over(self) -> None:
         while self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
-            if not waiter.done():
+            # A loop that was stopped and closed leaves waiters behind that nothing can wake.
+            if not waiter.done() and not waiter.get_loop().is_closed():
                 waiter.set_result(True)
                 return
         self._running -= 1
@@ -158,14 +160,19 @@ class Bulkhead(Policy):
         """Let the wait end at `max_wait` or at the ambient deadline; returns what calls that off."""
         deadline = ambient()
         if deadline is not None and (self._max_wait is None or deadline < loop.time() + self._max_wait):
-            return loop.call_at(deadline, _give_up, waiter).cancel
+            return loop.call_at(deadline, self._give_up, waiter).cancel
         if self._max_wait is None:
             return None
         timers = self._timers
         if timers is None or timers.loop is not loop:
-            timers = self._timers = EqualTimers(loop, self._max_wait, _give_up)
+            timers = self._timers = EqualTimers(loop, self._max_wait, self._give_up)
         timers.start(waiter, waiter)
         return partial(timers.stop, waiter)
+
+    def _give_up(self, waiter: _Waiter) -> None:
+        if not waiter.done():
+            self._waiters.pop(waiter, None)  # its place is free from now on, not from its next step on
+            waiter.set_result(False)
 
     def _refuse(self, why: str) -> BulkheadFull:
         if self._listeners:
@@ -180,8 +187,3 @@ class Bulkhead(Policy):
             f"<Bulkhead {self.name!r} {self._running}/{self._permits} running, "
             f"{len(self._waiters)}/{self._max_waiting} waiting>"
         )
-
-
-def _give_up(waiter: _Waiter) -> None:
-    if not waiter.done():
-        waiter.set_result(False)

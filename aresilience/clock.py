@@ -26,10 +26,8 @@ def wall() -> datetime:
     return datetime.now(UTC)
 
 
-class _NoLoop:
-    @staticmethod
-    def is_running() -> bool:
-        return False
+def _no_loop_yet() -> bool:
+    return False
 
 
 class LoopClock:
@@ -39,16 +37,17 @@ class LoopClock:
     kept for as long as it runs. Where two threads run a loop each, both are the monotonic clock.
     """
 
-    __slots__ = ("_loop", "now")
+    __slots__ = ("is_running", "now")
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | type[_NoLoop] = _NoLoop
+        self.is_running: Callable[[], bool] = _no_loop_yet
+        """Whether the loop of the last `read` still runs: then `now` is right."""
         self.now: Callable[[], float] = time.monotonic
-        """The clock as of the last `read`: right until the next chance of another loop."""
+        """The clock of the loop of the last `read`."""
 
     def read(self) -> float:
         """Seconds on the running loop's clock. Without one: `RuntimeError`."""
-        if not self._loop.is_running():
+        if not self.is_running():
             loop = asyncio.get_running_loop()
-            self._loop, self.now = loop, reader(loop)
+            self.is_running, self.now = loop.is_running, reader(loop)
         return self.now()

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from datetime import timedelta
 from types import TracebackType
 
 from aresilience import arguments
 from aresilience.errors import DeadlineExceeded, TimedOut
 
-__all__ = ["AMBIENT", "Expiry", "ambient", "deadline", "time_remaining"]
+__all__ = ["AMBIENT", "Expiry", "ambient", "deadline", "leave", "time_remaining"]
 
 AMBIENT: ContextVar[float | None] = ContextVar("aresilience_deadline", default=None)
 """The ambient deadline on the loop's clock, or None: set by whoever enforces it."""
@@ -33,6 +33,18 @@ def time_remaining() -> float | None:
     if when is None:
         return None
     return max(0.0, when - asyncio.get_running_loop().time())
+
+
+def leave(outer: Token[float | None]) -> None:
+    """Take back what was set in `AMBIENT`.
+
+    A coroutine that is closed instead of run to its end, because its loop is gone, ends in somebody
+    else's context, where there is nothing to take back.
+    """
+    try:  # noqa: SIM105 - suppress() would cost more than the rest
+        AMBIENT.reset(outer)
+    except ValueError:
+        pass
 
 
 class Expiry:
@@ -72,7 +84,7 @@ class Expiry:
         traceback: TracebackType | None,
     ) -> None:
         self._handle.cancel()
-        AMBIENT.reset(self._outer)
+        leave(self._outer)
         if self.expired and is_own_cancel(self._task, self._cancelling, error):
             raise self._error() from error
 
@@ -94,17 +106,19 @@ class deadline:  # noqa: N801 - a context manager that reads like a statement
     limit, for a deadline that a caller may or may not have sent.
     """
 
-    __slots__ = ("_expiry", "_seconds")
+    __slots__ = ("_entered", "_expiry", "_seconds")
 
     def __init__(self, seconds: float | timedelta | None) -> None:
         self._seconds = (
             None if seconds is None else arguments.duration("deadline: seconds", seconds, zero=True)
         )
+        self._entered = False
         self._expiry: Expiry | None = None
 
     def __enter__(self) -> deadline:
-        if self._expiry is not None:
+        if self._entered:
             raise RuntimeError("a deadline is entered once: write a new deadline(...) each time")
+        self._entered = True
         when = AMBIENT.get()
         if self._seconds is not None:
             mine = asyncio.get_running_loop().time() + self._seconds

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from aresilience.deadline import Expiry
+from aresilience.deadline import AMBIENT, Expiry, leave
 from aresilience.errors import TimedOut
 
 __all__ = ["Dispose", "dispose_of"]
@@ -23,10 +23,12 @@ _log = logging.getLogger("aresilience")
 async def dispose_of(result: object, dispose: Dispose | None) -> None:
     """Call `dispose(result)` and await it, for at most five seconds.
 
-    Its errors are logged, not raised: the call that the result belonged to has its own answer.
+    The ambient deadline does not count: it is often the reason for giving up. Errors are logged, not
+    raised: the call that the result belonged to has its own answer.
     """
     if dispose is None:
         return
+    outer = AMBIENT.set(None)
     try:
         pending = dispose(result)
         if inspect.isawaitable(pending):
@@ -35,3 +37,5 @@ async def dispose_of(result: object, dispose: Dispose | None) -> None:
                 await pending
     except Exception:  # noqa: BLE001 - logged
         _log.warning("a discarded result could not be disposed of", exc_info=True)
+    finally:
+        leave(outer)

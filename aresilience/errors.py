@@ -6,7 +6,19 @@ from typing import ClassVar
 
 from aresilience.outcome import Outcome
 
-__all__ = ["AresilienceError", "DeadlineExceeded", "PipelineWarning", "Rejected", "TimedOut"]
+__all__ = [
+    "AresilienceError",
+    "BackendError",
+    "ConfigurationError",
+    "CorruptState",
+    "DeadlineExceeded",
+    "NotSent",
+    "OutcomeUnknown",
+    "PipelineWarning",
+    "Refused",
+    "Rejected",
+    "TimedOut",
+]
 
 
 class AresilienceError(Exception):
@@ -45,6 +57,30 @@ class DeadlineExceeded(TimedOut):
     """
 
     outcome = Outcome.IGNORED
+
+
+class BackendError(AresilienceError):
+    """The store behind a primitive failed. Which of the three kinds decides what may be done next."""
+
+
+class NotSent(BackendError):
+    """Nothing happened: the request never left. Safe to send again."""
+
+
+class Refused(BackendError):
+    """The server said no, so nothing happened."""
+
+
+class ConfigurationError(Refused):
+    """The server will never say yes: wrong credentials, missing rights, a version that is too old."""
+
+
+class CorruptState(Refused):
+    """A key of ours holds something that we did not write."""
+
+
+class OutcomeUnknown(BackendError):
+    """It may have happened: the request left, and no answer came. Never sent again by itself."""
 
 
 class PipelineWarning(UserWarning):

@@ -7,14 +7,15 @@ cannot make a call wait. Without listeners no event is built.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar, TypeAlias
 
-__all__ = ["CallRejected", "Event", "Listener", "Listeners", "LoggingListener"]
+from aresilience import arguments
+
+__all__ = ["CallRejected", "Event", "Listener", "Listeners", "LoggingListener", "StoreDegraded"]
 
 _log = logging.getLogger("aresilience")
 
@@ -39,6 +40,16 @@ class CallRejected(Event):
     shadow: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StoreDegraded(Event):
+    """The shared store failed with `error`, and the policy went on as `answer` says."""
+
+    level = logging.WARNING
+
+    error: Exception
+    answer: str
+
+
 Listener: TypeAlias = Callable[[Event], object]
 
 
@@ -60,9 +71,7 @@ class Listeners:
     def add(self, listener: Listener) -> None:
         if not callable(listener):
             raise TypeError(f"a listener must be a function of one event, got {listener!r}")
-        if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(
-            getattr(listener, "__call__", None)  # noqa: B004
-        ):
+        if arguments.answers_later(listener):
             raise TypeError(
                 f"a listener must be a plain function, got the coroutine function {listener!r}: "
                 "put the event on a queue and await elsewhere"
@@ -108,7 +117,7 @@ class LoggingListener:
             return
         facts = {field.name: getattr(event, field.name) for field in fields(event)}
         shown = " ".join(
-            f"{name}={value!r}" for name, value in facts.items() if name not in ("policy", "at")
+            f"{name}={_escaped(value)}" for name, value in facts.items() if name not in ("policy", "at")
         )
         self._logger.log(
             event.level,
@@ -118,3 +127,9 @@ class LoggingListener:
             shown,
             extra={"aresilience": {"event": type(event).__name__, **facts}},
         )
+
+
+def _escaped(value: object) -> str:
+    if isinstance(value, BaseException):  # whose own repr may have line breaks
+        return f"{type(value).__name__}({str(value)!r})"
+    return repr(value)

@@ -34,6 +34,9 @@ __all__ = ["Fallback", "FallbackUsed"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_ONE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_ANY_NUMBER = inspect.Parameter.VAR_POSITIONAL
+
 
 @dataclass(frozen=True, slots=True)
 class FallbackUsed(Event):
@@ -58,6 +61,13 @@ class Fallback(Policy):
         listeners: Iterable[Listener] = (),
     ) -> None:
         super().__init__(name, listeners)
+        if inspect.isawaitable(value_or_function):
+            if inspect.iscoroutine(value_or_function):
+                value_or_function.close()
+            raise TypeError(
+                f"Fallback: needs a value or a function of the error, got {value_or_function!r}, which "
+                "can be awaited once only; write the function without calling it"
+            )
         self._value = value_or_function
         self._answer: Callable[..., Any] | None = value_or_function if callable(value_or_function) else None
         self._with_arguments = self._answer is not None and _takes_more_than_one(self._answer)
@@ -71,9 +81,10 @@ class Fallback(Policy):
             except Exception as error:
                 if not self._matches(error):
                     raise
+                answer = await self._answered(error, args, kwargs)
                 if self._listeners:
                     self._listeners.tell(FallbackUsed(self.name, self._clock.read(), error))
-                return await self._answered(error, args, kwargs)  # type: ignore[no-any-return]
+                return answer  # type: ignore[no-any-return]
 
         return covered
 
@@ -82,6 +93,10 @@ class Fallback(Policy):
             return self._value
         answer = self._answer(error, *args, **kwargs) if self._with_arguments else self._answer(error)
         return await answer if inspect.isawaitable(answer) else answer
+
+    def __repr__(self) -> str:
+        named = type(self._value) if self._answer is None else self._answer
+        return f"<Fallback {self.name!r} answers with {getattr(named, '__qualname__', named)}>"
 
 
 def _takes_more_than_one(function: Callable[..., Any]) -> bool:
@@ -95,9 +110,9 @@ def _takes_more_than_one(function: Callable[..., Any]) -> bool:
     except ValueError:  # some builtins do not say
         return False
     kinds = [p.kind for p in parameters]
-    if not kinds:
+    if not {_ANY_NUMBER, *_ONE}.intersection(kinds):
         raise TypeError(
-            f"Fallback: the function must take the error, got {function!r}, which takes nothing; "
-            "write 'lambda error: …'"
+            f"Fallback: the function must take the error, got {function!r}, which takes no positional "
+            "argument; write 'lambda error: …'"
         )
-    return len(kinds) > 1 or inspect.Parameter.VAR_POSITIONAL in kinds
+    return len(kinds) > 1 or _ANY_NUMBER in kinds

@@ -14,7 +14,8 @@ Events: `HedgeStarted`, `HedgeWon`.
 The first success wins. A call that fails before its hedge starts fails at once (repeating is what
 `Retry` is for); a refusal by an inner policy starts no further hedge. If all fail, the first call's
 error is raised, the others noted on it. Losers are cancelled and awaited, and a result that came too
-late goes to `dispose`. Each call is a task of its own, with a copy of the caller's context.
+late goes to `dispose`, as does the winner's if the caller is cancelled before it gets it. Each call is a
+task of its own, with a copy of the caller's context.
 
 What not to do: hedge what must not happen twice; hedge without a budget a service that is slow
 because it is overloaded.
@@ -26,12 +27,14 @@ import asyncio
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any, ParamSpec, TypeVar
 
 from aresilience import arguments
-from aresilience.budget import RetryBudget
+from aresilience.budget import ATTEMPT_OF, RetryBudget
 from aresilience.dispose import Dispose, dispose_of
 from aresilience.errors import Rejected
 from aresilience.events import Event, Listener
@@ -61,11 +64,13 @@ class HedgeWon(Event):
 class Percentile:
     """A delay that follows what calls take: the time within which this share of them answers.
 
-    `fraction` of the last `size` successful calls. Until `minimum_calls` of them are known the delay is
-    `initial`, or there is no hedge if that is None.
+    `fraction` of the last `size` first calls that succeeded, or that a hedge overtook, which count with
+    the time that they had taken until then: without them the slow ones would drop out of sight, and
+    the delay would sink. Until `minimum_calls` are known the delay is `initial`, or there is no hedge
+    if that is None.
     """
 
-    __slots__ = ("_initial", "_last", "_minimum", "_sorted", "fraction")
+    __slots__ = ("_initial", "_last", "_minimum", "_ratio", "_sorted", "fraction")
 
     def __init__(
         self,
@@ -76,6 +81,7 @@ class Percentile:
         size: int = 1000,
     ) -> None:
         self.fraction = arguments.fraction("Percentile: fraction", fraction)
+        self._ratio = Fraction(str(self.fraction)).as_integer_ratio()
         self._initial = None if initial is None else arguments.duration("Percentile: initial", initial)
         self._minimum = arguments.count("Percentile: minimum_calls", minimum_calls)
         arguments.count("Percentile: size", size, least=self._minimum)
@@ -94,8 +100,9 @@ class Percentile:
         known = len(self._sorted)
         if known < self._minimum:
             return self._initial
-        rank = -int(-self.fraction * known // 1)  # ceil
-        return self._sorted[min(rank, known) - 1]
+        share, whole = self._ratio  # as written: the float 0.55 · 100 is more than 55
+        rank = -(-share * known // whole)  # rounded up
+        return self._sorted[rank - 1]
 
     def __repr__(self) -> str:
         return f"Percentile({self.fraction:g}: {self.delay()} s from {len(self._sorted)} calls)"
@@ -138,9 +145,15 @@ class Hedge(Policy):
 
     def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         async def hedged(*args: P.args, **kwargs: P.kwargs) -> T:
-            race = _Race(self, lambda: fn(*args, **kwargs))
+            async def call() -> T:
+                return await fn(*args, **kwargs)
+
+            race = _Race(self, call)
             try:
                 return await race.run()  # type: ignore[no-any-return]
+            except GeneratorExit:
+                race.abandon()
+                raise
             finally:
                 await race.close()
 
@@ -152,21 +165,24 @@ class Hedge(Policy):
 
 
 class _Race:
-    """One call and its hedges."""
+    """One call and its hedges; to policies further in, the call that they are attempts of."""
 
-    __slots__ = ("_call", "_hedge", "_loop", "_tasks", "_winner")
+    __slots__ = ("_call", "_hedge", "_loop", "_open", "_outer", "_started", "_tasks", "_winner")
 
-    def __init__(self, hedge: Hedge, call: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self, hedge: Hedge, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         self._hedge = hedge
         self._call = call
         self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._outer = ATTEMPT_OF.get()
+        self._open = True
         self._tasks: list[asyncio.Task[Any]] = []
         self._winner: asyncio.Task[Any] | None = None
 
     async def run(self) -> Any:
         hedge = self._hedge
         if hedge._budget is not None:
-            hedge._budget.deposit(self._loop.time())
+            hedge._budget.deposit(self._started)
         delay = hedge._percentile.delay() if hedge._percentile is not None else hedge._delay
         self._start()
         open_to_hedges = delay is not None
@@ -177,8 +193,7 @@ class _Race:
                 pending, timeout=wait_for, return_when=asyncio.FIRST_COMPLETED
             )
             for task in self._tasks:  # in order of start, should several be done
-                if task in done and not task.cancelled() and task.exception() is None:
-                    self._winner = task
+                if task in done and _error_of(task) is None:
                     return self._won(task)
             if any(isinstance(_error_of(task), Rejected) for task in done):
                 open_to_hedges = False
@@ -192,16 +207,33 @@ class _Race:
         return self._lost()
 
     def _start(self) -> asyncio.Task[Any]:
-        task = self._loop.create_task(_timed(self._call, self._hedge._percentile))
+        context = copy_context()
+        if self._hedge._budget is not None:
+            context.run(ATTEMPT_OF.set, self)
+        task = self._loop.create_task(self._call(), context=context)
         self._tasks.append(task)
         return task
+
+    def has_paid(self, budget: RetryBudget) -> bool:
+        """Whether this call, or one that it is an attempt of, has deposited there."""
+        if self._open and self._hedge._budget is budget:
+            return True
+        return self._outer is not None and self._outer.has_paid(budget)
+
+    def retries_alone(self) -> bool:
+        """Whether a call that this is an attempt of wants no retry further in."""
+        return self._outer is not None and self._outer.retries_alone()
 
     def _pay(self) -> bool:
         budget = self._hedge._budget
         return budget is None or budget.withdraw(self._loop.time())
 
     def _won(self, task: asyncio.Task[Any]) -> Any:
+        self._winner = task
         number, hedge = self._tasks.index(task), self._hedge
+        first = self._tasks[0]
+        if hedge._percentile is not None and (task is first or not first.done()):
+            hedge._percentile.add(self._loop.time() - self._started)
         if number > 0 and hedge._listeners:
             hedge._listeners.tell(HedgeWon(hedge.name, self._loop.time(), number))
         return task.result()
@@ -209,32 +241,39 @@ class _Race:
     def _lost(self) -> Any:
         """Every call failed: the first one's error it is."""
         first, *others = self._tasks
-        error = _error_of(first)
-        if error is None:
-            return first.result()  # the call cancelled itself: so be it
-        for number, task in enumerate(others, start=1):
-            error.add_note(f"aresilience: hedge {number} failed too: {_error_of(task)!r}")
-        raise error
+        if not first.cancelled() and (error := first.exception()) is not None:
+            for number, task in enumerate(others, start=1):
+                _note(error, f"aresilience: hedge {number} failed too: {_error_of(task)!r}")
+        return first.result()  # raises: that error, or a cancel if the call cancelled itself
 
     async def close(self) -> None:
         """Cancel what still runs, wait until it has ended, dispose of results that nobody gets."""
+        self._open = False
         running = [task for task in self._tasks if not task.done()]
         for task in running:
             task.cancel()
         cancel = await _ended(running)
-        unseen = [
-            task.result()
-            for task in self._tasks
-            if not task.cancelled()
-            and task.exception() is None
-            and (task is not self._winner or cancel is not None)
-        ]
-        if unseen and self._hedge._dispose is not None:
-            dispose = self._hedge._dispose
-            closing = [self._loop.create_task(dispose_of(result, dispose)) for result in unseen]
-            cancel = await _ended(closing) or cancel
+        answer = self._winner if cancel is None else None
+        cancel = await self._dispose([task for task in self._tasks if task is not answer]) or cancel
         if cancel is not None:
+            if answer is not None:  # the cancel came while the others were disposed of
+                await self._dispose([answer])
             raise cancel
+
+    async def _dispose(self, calls: list[asyncio.Task[Any]]) -> asyncio.CancelledError | None:
+        """Give up what ended calls returned, all at once."""
+        unseen = [call.result() for call in calls if _error_of(call) is None]
+        dispose = self._hedge._dispose
+        if dispose is None or not unseen:
+            return None
+        return await _ended([self._loop.create_task(dispose_of(result, dispose)) for result in unseen])
+
+    def abandon(self) -> None:
+        """Cancel what runs and leave it: the caller was closed, not cancelled, and cannot await."""
+        if not self._loop.is_closed():
+            for task in self._tasks:
+                task.cancel()
+        self._tasks.clear()
 
 
 async def _ended(tasks: list[asyncio.Task[Any]]) -> asyncio.CancelledError | None:
@@ -249,15 +288,10 @@ async def _ended(tasks: list[asyncio.Task[Any]]) -> asyncio.CancelledError | Non
     return cancel
 
 
-async def _timed(call: Callable[[], Awaitable[Any]], percentile: Percentile | None) -> Any:
-    if percentile is None:
-        return await call()
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    result = await call()
-    percentile.add(loop.time() - started)
-    return result
-
-
 def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
-    return None if task.cancelled() else task.exception()
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
+
+
+def _note(error: BaseException, note: str) -> None:
+    if note not in getattr(error, "__notes__", ()):  # an exception object may be raised again and again
+        error.add_note(note)

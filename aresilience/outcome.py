@@ -7,9 +7,10 @@ breaker would either close the circuit or keep it open, and it is evidence for n
 from __future__ import annotations
 
 import enum
-import inspect
 from collections.abc import Callable
 from typing import TypeAlias
+
+from aresilience import arguments
 
 __all__ = ["ErrorMatcher", "ErrorSpec", "Outcome", "is_neutral"]
 
@@ -22,6 +23,8 @@ class Outcome(enum.Enum):
     IGNORED = "ignored"
     """The call says nothing about what was called: cancelled, refused on the way, or excluded."""
 
+
+_ALLOWED = "must be exception types or predicates, or a tuple of them"
 
 _Part: TypeAlias = type[Exception] | Callable[[Exception], bool]
 ErrorSpec: TypeAlias = _Part | tuple[_Part, ...]
@@ -88,15 +91,10 @@ def _error_type(where: str, part: type) -> type[Exception]:
             f"{where} must name subclasses of Exception, got {part.__name__}: cancellation and "
             "interpreter exits are never handled; write Exception to mean every error"
         )
-    raise TypeError(f"{where} must be exception types or predicates, got the class {part!r}")
+    raise TypeError(f"{where} {_ALLOWED}, got the class {part!r}")
 
 
 def _predicate(where: str, part: object) -> Callable[[Exception], bool]:
     if not callable(part):
-        raise TypeError(f"{where} must be exception types or predicates, got {part!r}")
-    if inspect.iscoroutinefunction(part):
-        raise TypeError(
-            f"{where} must be a plain function, got the coroutine function {part!r}: "
-            "a coroutine is always true"
-        )
-    return part
+        raise TypeError(f"{where} {_ALLOWED}, got {part!r}")
+    return arguments.plain_function(where, part)

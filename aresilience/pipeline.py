@@ -20,6 +20,7 @@ A pipeline that cannot be meant warns when it is built (`PipelineWarning`).
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, ParamSpec, TypeVar
@@ -48,7 +49,7 @@ class Pipeline(Policy):
         super().__init__(name)
         self.policies = tuple(_flat(policies))
         for complaint in _complaints(self.policies):
-            warnings.warn(complaint, PipelineWarning, stacklevel=2)
+            warnings.warn(complaint, PipelineWarning, stacklevel=_level_of_caller())
 
     @classmethod
     def standard(
@@ -66,18 +67,24 @@ class Pipeline(Policy):
         name: str | None = None,
     ) -> Pipeline:
         """The recommended order, from whichever parts are given."""
-        parts = (
-            fallback,
-            limiter,
-            bulkhead,
-            deadline,
-            idempotency,
-            retry,
-            hedge,
-            breaker,
-            attempt_timeout,
-        )
-        return cls(*(part for part in parts if part is not None), name=name)
+        parts = {
+            "fallback": fallback,
+            "limiter": limiter,
+            "bulkhead": bulkhead,
+            "deadline": deadline,
+            "idempotency": idempotency,
+            "retry": retry,
+            "hedge": hedge,
+            "breaker": breaker,
+            "attempt_timeout": attempt_timeout,
+        }
+        for part, policy in parts.items():
+            if policy is not None and not isinstance(policy, Policy):
+                raise TypeError(
+                    f"Pipeline.standard: {part} must be a policy or None, got {policy!r} "
+                    f"({type(policy).__name__})"
+                )
+        return cls(*(policy for policy in parts.values() if policy is not None), name=name)
 
     def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         wrapped: Any = fn
@@ -116,6 +123,25 @@ def _complaints(policies: tuple[Policy, ...]) -> Iterator[str]:
             complaint = _complaint(outer, inner)
             if complaint:
                 yield complaint
+    yield from _blind_breakers(policies)
+
+
+def _blind_breakers(policies: tuple[Policy, ...]) -> Iterator[str]:
+    """Breakers with the limit of an attempt outside of them, and none inside."""
+    attempt: str | None = None  # the limit of an attempt: a timeout inside of what repeats calls
+    repeated = False
+    for place, policy in enumerate(policies):
+        if policy.layer in (Layer.RETRY, Layer.HEDGE):
+            repeated = True
+        elif policy.layer is Layer.TIMEOUT and repeated:
+            attempt = policy.name
+        elif policy.layer is Layer.BREAKER and attempt is not None:
+            if any(inner.layer is Layer.TIMEOUT for inner in policies[place:]):
+                continue
+            yield (
+                f"{policy.name} inside {attempt}: the breaker sees an attempt that takes too long as "
+                "cancelled, which counts nowhere; put the attempt's timeout inside the breaker"
+            )
 
 
 def _complaint(outer: Policy, inner: Policy) -> str | None:
@@ -149,6 +175,14 @@ def _complaint(outer: Policy, inner: Policy) -> str | None:
         if limits[0] is not None and limits[1] is not None and limits[0] <= limits[1]:
             return f"{names}: {limits[1]:g} s inside {limits[0]:g} s never expires"
     return None
+
+
+def _level_of_caller() -> int:
+    """The `stacklevel` at which our caller's warning points at the first line outside this file."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _budgeted(policy: Policy) -> bool:

@@ -57,9 +57,13 @@ class Policy(ABC):
     refusal: ClassVar[type[Rejected] | None] = None
     """The error with which this policy refuses a call, if it does."""
 
-    def __init__(self, name: str | None, listeners: Iterable[Listener] = ()) -> None:
+    def __init__(self, name: str | None = None, listeners: Iterable[Listener] = ()) -> None:
         kind = type(self).__name__
         self.name = kind if name is None else arguments.text(f"{kind}: name", name)
+        if not isinstance(listeners, Iterable):
+            raise TypeError(
+                f"{kind}: listeners must be a list of functions of one event, got {listeners!r}"
+            )
         self._listeners = Listeners(listeners)
 
     @abstractmethod
@@ -89,10 +93,7 @@ class Policy(ABC):
         if what it returns is not awaitable, `TypeError` is raised.
         """
         if not callable(fn):
-            raise TypeError(
-                f"{type(self).__name__}.call takes a function and its arguments, got {fn!r}; "
-                "write call(fn, x), not call(fn(x))"
-            )
+            raise TypeError(_no_function(self, fn))
         return self.around(fn if _is_async(fn) else _awaiting(fn))(*args, **kwargs)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
@@ -121,9 +122,18 @@ def _refusal(policy: Policy, fn: object) -> str:
             "repeat; wrap the call that produces each item"
         )
     if inspect.iscoroutine(fn):
-        fn.close()
+        fn.close()  # or it would warn that it was never awaited
         return f"{kind} wraps functions, got a coroutine: write wrap(fn), not wrap(fn())"
     return f"{kind} wraps async functions, got {fn!r}: write 'async def'"
+
+
+def _no_function(policy: Policy, thing: object) -> str:
+    if inspect.iscoroutine(thing):
+        thing.close()
+    return (
+        f"{type(policy).__name__}.call takes a function and its arguments, got {thing!r}; "
+        "write call(fn, x), not call(fn(x))"
+    )
 
 
 def _awaiting(fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:

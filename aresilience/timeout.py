@@ -28,7 +28,7 @@ from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
 from aresilience import arguments
-from aresilience.deadline import AMBIENT, Expiry, ambient, is_own_cancel
+from aresilience.deadline import AMBIENT, Expiry, ambient, is_own_cancel, leave
 from aresilience.errors import DeadlineExceeded, TimedOut
 from aresilience.events import Event, Listener
 from aresilience.policy import Layer, Policy
@@ -43,7 +43,10 @@ _Task = asyncio.Task[Any]
 
 @dataclass(frozen=True, slots=True)
 class TimeoutExpired(Event):
-    """A call was cancelled after `seconds`."""
+    """A call was cut off after `seconds`: the limit, or what an ambient deadline left of it.
+
+    0 if that deadline had passed, so that the call was not made.
+    """
 
     seconds: float
 
@@ -104,12 +107,10 @@ class Timeout(Policy):
             try:
                 result = await fn(*args, **kwargs)
             except BaseException as error:
-                AMBIENT.reset(outer)
-                if entries.pop(key, None) is None:
-                    own = is_own_cancel(task, cancelling, error)
-                    self._tell(timers.now())
-                    if own:
-                        raise self._error() from error
+                leave(outer)
+                if entries.pop(key, None) is None and is_own_cancel(task, cancelling, error):
+                    self._tell(self.seconds)
+                    raise TimedOut(f"{self.name}: no answer within {self.seconds:g} s") from error
                 raise
             AMBIENT.reset(outer)
             if entries.pop(key, None) is None:  # it ignored its cancellation and has an answer
@@ -129,22 +130,22 @@ class Timeout(Policy):
     async def _until(
         self, deadline: float, now: float, fn: Callable[..., Awaitable[T]], args: Any, kwargs: Any
     ) -> T:
-        def error() -> TimedOut:
-            self._tell(deadline)
+        left = max(0.0, deadline - now)
+
+        def expired() -> TimedOut:
+            self._tell(left)
             return DeadlineExceeded(f"{self.name}: the ambient deadline has passed")
 
-        if deadline <= now:
-            raise error()
-        with Expiry(deadline, error):
+        if not left:
+            raise expired()
+        with Expiry(deadline, expired):
             return await fn(*args, **kwargs)
 
-    def _tell(self, now: float) -> None:
+    def _tell(self, seconds: float) -> None:
         if self._listeners:
-            self._listeners.tell(TimeoutExpired(self.name, now, self.seconds))
-
-    def _error(self) -> TimedOut:
-        return TimedOut(f"{self.name}: no answer within {self.seconds:g} s")
+            now = asyncio.get_running_loop().time()
+            self._listeners.tell(TimeoutExpired(self.name, now, seconds))
 
     def __repr__(self) -> str:
-        running = 0 if self._timers is None else len(self._timers.entries)
-        return f"<Timeout {self.name!r} {self.seconds:g} s, {running} running>"
+        timed = 0 if self._timers is None else len(self._timers.entries)
+        return f"<Timeout {self.name!r} {self.seconds:g} s, {timed} timed now>"

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from aresilience import arguments
 from aresilience.backoff import Backoff
 from aresilience.breaker.facts import BreakerChanged, CircuitOpen, Permit, Snapshot, without_traceback
-from aresilience.breaker.judge import Judge
+from aresilience.breaker.judge import NO_RESULT, Judge
 from aresilience.breaker.machine import BreakerState, Refusal, Rules
 from aresilience.breaker.memory import MemoryBreakerStore
 from aresilience.breaker.store import BreakerStore
@@ -196,9 +196,9 @@ class CircuitBreaker(Policy):
         return Permit(self._generation, self._counts.begin(now), now)
 
     async def record(
-        self, permit: Permit | None, error: BaseException | None = None, result: object = None
+        self, permit: Permit | None, error: BaseException | None = None, result: object = NO_RESULT
     ) -> None:
-        """Report how an admitted call ended: with an error, or with a result."""
+        """Report how an admitted call ended: with an error, or well, with a result to judge or without."""
         if permit is None:
             return
         generation, probe = permit.generation, permit.probe
@@ -217,7 +217,7 @@ class CircuitBreaker(Policy):
         success: bool | None = None
         try:
             outcome = self._judge.of_result(result) if error is None else self._judge.of_error(error)
-            if outcome is not Outcome.IGNORED:
+            if outcome is not Outcome.IGNORED and self._mode is not BreakerState.DISABLED:
                 on_time = self._clock.read() - permit.began <= self._judge.slow_after
                 success = outcome is Outcome.SUCCESS and on_time
                 if not success and isinstance(error, Exception) and generation == self._generation:
@@ -276,11 +276,12 @@ class CircuitBreaker(Policy):
             self._listeners.tell(CallRejected(self.name, self._clock.read(), refusal.retry_after, shadow))
         if shadow:
             return
-        wait = (
-            "until it is reset"
-            if refusal.retry_after is None
-            else f"for another {refusal.retry_after:.3g} s"
-        )
+        if refusal.retry_after is None:
+            wait = "until it is reset"
+        elif self._state is BreakerState.OPEN:
+            wait = f"for another {refusal.retry_after:.6g} s"
+        else:
+            wait = f"and probed: ask again when a probe has ended, in {refusal.retry_after:.6g} s at most"
         last = self._last_failure
         cause = "" if last is None else f"; last failure: {type(last).__name__}: {last}"
         raise CircuitOpen(
@@ -322,19 +323,18 @@ class CircuitBreaker(Policy):
 
     def snapshot(self) -> Snapshot:
         """Everything that can be seen from outside, at one moment."""
-        circuit, counts = self._store.circuit, self._counts
+        circuit, now = self._store.circuit, self._now_or_none()
         left: float | None = None
-        if circuit.state is BreakerState.OPEN:
-            now = self._now_or_none()
-            if now is not None:
-                left = max(0.0, circuit.changed_at + circuit.open_for - now)
+        if circuit.state is BreakerState.OPEN and now is not None:
+            left = max(0.0, circuit.open_left(now))
+        calls, failures, slow = self._counts.seen(now)
         return Snapshot(
             self.name,
             self.state,
             self._circuit_state(),
-            counts.calls,
-            counts.failures,
-            counts.slow,
+            calls,
+            failures,
+            slow,
             circuit.probes,
             left,
             circuit.rounds,
@@ -358,7 +358,7 @@ class CircuitBreaker(Policy):
         if s.circuit is not s.state:
             facts.append(f"circuit {s.circuit.value}")
         if s.retry_after:
-            facts.append(f"{s.retry_after:.3g} s left")
+            facts.append(f"{s.retry_after:.6g} s left")
         if s.calls:
             facts.append(f"{s.failures} failed and {s.slow} slow of {s.calls} calls")
         elif s.failures:
@@ -369,16 +369,18 @@ class CircuitBreaker(Policy):
 class Guard:
     """One call through a breaker, as a block. Set `result` to let `failure_if` judge it."""
 
-    __slots__ = ("_breaker", "_permit", "result")
+    __slots__ = ("_breaker", "_entered", "_permit", "result")
 
     def __init__(self, breaker: CircuitBreaker) -> None:
-        self._breaker: CircuitBreaker | None = breaker
+        self._breaker = breaker
+        self._entered = False
         self._permit: Permit | None = None
-        self.result: object = None
+        self.result: object = NO_RESULT
 
     async def __aenter__(self) -> Guard:
-        if self._breaker is None:
+        if self._entered:  # by another task too: a second permit would push out the first
             raise RuntimeError("a guard is for one call: write breaker.guard() each time")
+        self._entered = True
         self._permit = await self._breaker.admit()
         return self
 
@@ -388,6 +390,4 @@ class Guard:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        breaker, self._breaker = self._breaker, None
-        if breaker is not None:
-            await breaker.record(self._permit, error, self.result)
+        await self._breaker.record(self._permit, error, self.result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,9 +12,18 @@ from aresilience import arguments
 from aresilience.breaker.window import CallCounts, Counts, Rates, StreakCounts, TimeCounts, Window
 from aresilience.outcome import ErrorMatcher, ErrorSpec, Outcome, is_neutral
 
-__all__ = ["Judge"]
+__all__ = ["NO_RESULT", "Judge"]
 
 _KIND = "CircuitBreaker"
+
+
+class NoResult(enum.Enum):
+    """What stands for a result where there is none to judge: None is a result."""
+
+    NO_RESULT = "no result"
+
+
+NO_RESULT = NoResult.NO_RESULT
 
 
 class Judge:
@@ -22,7 +32,7 @@ class Judge:
     plain: bool
     """Failures in a row, by error alone: no clock and no result needs a look."""
 
-    __slots__ = ("_fails", "_ignores", "failure_if", "new_counts", "plain", "slow_after")
+    __slots__ = ("_fails", "_groups", "_ignores", "failure_if", "new_counts", "plain", "slow_after")
 
     def __init__(
         self,
@@ -38,6 +48,7 @@ class Judge:
         failure_if: Callable[[Any], object] | None,
     ) -> None:
         self._fails = ErrorMatcher(f"{_KIND}: failure_on", failure_on, groups="any")
+        self._groups = tuple(t for t in self._fails.types if issubclass(t, ExceptionGroup))
         self._ignores = ErrorMatcher(f"{_KIND}: ignore", ignore, groups="all", neutral=True)
         self.failure_if = (
             None if failure_if is None else arguments.plain_function(f"{_KIND}: failure_if", failure_if)
@@ -85,14 +96,23 @@ class Judge:
         )
 
     def of_error(self, error: BaseException) -> Outcome:
-        """Cancellation first, before any predicate; then `ignore`, which beats `failure_on`."""
+        """Cancellation first, before any predicate; then `ignore`, which beats `failure_on`.
+
+        A group whose type is not named itself is what its leaves are: a failure if one of them is,
+        ignored if all are.
+        """
         if not isinstance(error, Exception) or self._ignores(error):
             return Outcome.IGNORED
+        if isinstance(error, ExceptionGroup) and not isinstance(error, self._groups):
+            leaves = {self.of_error(leaf) for leaf in error.exceptions}
+            if Outcome.FAILURE in leaves:
+                return Outcome.FAILURE
+            return Outcome.SUCCESS if Outcome.SUCCESS in leaves else Outcome.IGNORED
         if self._fails(error):
             return Outcome.FAILURE
         return Outcome.IGNORED if is_neutral(error) else Outcome.SUCCESS
 
     def of_result(self, result: object) -> Outcome:
-        if self.failure_if is not None and self.failure_if(result):
+        if self.failure_if is not None and result is not NO_RESULT and self.failure_if(result):
             return Outcome.FAILURE
         return Outcome.SUCCESS

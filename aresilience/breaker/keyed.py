@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 from aresilience import arguments
@@ -56,9 +56,9 @@ class CircuitBreakers(Policy):
     def __getitem__(self, key: Hashable) -> CircuitBreaker:
         breaker = self._breakers.get(key)
         if breaker is None:
+            if len(self._breakers) >= self._max_keys:
+                self._drop_one()  # before the new one comes, which is closed and must not be it
             breaker = self._breakers[key] = self._pattern.sibling(self.name)
-            if len(self._breakers) > self._max_keys:
-                self._drop_one()
         else:
             self._breakers.move_to_end(key)
         return breaker
@@ -68,6 +68,10 @@ class CircuitBreakers(Policy):
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._breakers
+
+    def __iter__(self) -> Iterator[Hashable]:
+        """The keys, the one that was unused longest first."""
+        return iter(tuple(self._breakers))
 
     def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         choose = self._key

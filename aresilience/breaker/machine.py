@@ -11,6 +11,10 @@
 Every change of state begins a new generation, and what belongs to an earlier one changes nothing: a
 late result, a probe that was given up. Open times grow by the rounds of opening that were not separated
 by a healthy closed period, which is one at least as long as the last open time.
+
+What happens depends on the times alone, not on who looks when: a lease that ran out is settled, as of its
+end, by the next `admit` or `record`. A clock that goes back lengthens nothing: no open time and no lease
+then lasts longer, from the new now, than it would if it began there.
 """
 
 from __future__ import annotations
@@ -65,7 +69,8 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Not now. `retry_after` seconds from now there is a place for sure; None: nobody knows when."""
+    """Not now. Ask again in `retry_after` seconds: the open time, or a probe's lease, is over then, if
+    the probe has not ended before. None: nobody knows when."""
 
     retry_after: float | None
 
@@ -100,8 +105,8 @@ class Circuit:
         """Open a closed circuit, if `generation` is still the one that was judged."""
         if self.state is not BreakerState.CLOSED or generation != self.generation:
             return False
-        if now - self.changed_at >= self.open_for:
-            self.rounds = 0
+        if not 0 <= now - self.changed_at < self.open_for:
+            self.rounds = 0  # it was healthy, or the clock went back and nobody knows
         self._open(now, u)
         return True
 
@@ -111,11 +116,10 @@ class Circuit:
             return None
         if self.state is BreakerState.ISOLATED:
             return Refusal(None)
-        self.changed_at = min(self.changed_at, now)  # a clock that went back lengthens nothing
-        if self.state is BreakerState.HALF_OPEN:
-            self._give_up_probes(now, u)
+        self._give_up_probes(now, u)
         if self.state is BreakerState.OPEN:
-            left = self.changed_at + self.open_for - now
+            self.changed_at = min(self.changed_at, now)
+            left = self.open_left(now)
             if left > 0:
                 return Refusal(left)
             self._change(BreakerState.HALF_OPEN, now)
@@ -123,6 +127,7 @@ class Circuit:
 
     def record(self, probe: Probe, now: float, u: float, success: bool | None) -> None:
         """How a probe ended; None: neither way. A probe of an earlier generation is nobody's."""
+        self._give_up_probes(now, u)
         if probe.generation != self.generation or self._probes is None:
             return
         if self._probes.pop(probe.id, None) is None or success is None:
@@ -145,14 +150,18 @@ class Circuit:
         self.open_for = 0.0
 
     def state_at(self, now: float) -> BreakerState:
-        """The state that a call at `now` would find."""
-        if self.state is BreakerState.OPEN and now >= self.changed_at + self.open_for:
+        """The state, with an open time that is over at `now` shown as HALF_OPEN."""
+        if self.state is BreakerState.OPEN and self.open_left(now) <= 0:
             return BreakerState.HALF_OPEN
         return self.state
 
+    def open_left(self, now: float) -> float:
+        """Seconds until an open circuit lets a probe pass; 0 or less: it does."""
+        return min(self.changed_at, now) + self.open_for - now
+
     @property
     def probes(self) -> int:
-        """Probes on their way."""
+        """Probes on their way, those included whose lease ran out since somebody last asked."""
         return len(self._probes or ())
 
     def _probe(self, now: float) -> Probe | Refusal:
@@ -171,9 +180,16 @@ class Circuit:
 
     def _give_up_probes(self, now: float, u: float) -> None:
         """A probe that has not answered in its lease failed at the end of it."""
-        ends = min(self._probes.values()) if self._probes else now + 1
-        if ends <= now:
-            self._open(ends, u)
+        if not self._probes:
+            return
+        first = min(self._probes.values())
+        if first <= now:
+            self._open(first, u)
+            return
+        longest = now + self._rules.lease(self.open_for)
+        for id_, ends in self._probes.items():
+            if ends > longest:  # the clock went back
+                self._probes[id_] = longest
 
     def _open(self, now: float, u: float) -> None:
         self.rounds += 1

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from aresilience import arguments
 
-__all__ = ["CallCounts", "Counts", "StreakCounts", "TimeCounts", "Window"]
+__all__ = ["CallCounts", "Counts", "Rates", "StreakCounts", "TimeCounts", "Window"]
 
 _FAILED, _SLOW, _SEEN = 1, 2, 4
 _BUCKETS = 10
@@ -50,40 +50,34 @@ class Counts(Protocol):
 
     def clear(self) -> None: ...
 
-    @property
-    def calls(self) -> int: ...
-
-    @property
-    def failures(self) -> int: ...
-
-    @property
-    def slow(self) -> int: ...
+    def seen(self, now: float | None) -> tuple[int, int, int]:
+        """Calls, failures, slow calls, as of now, or (None) of the last result. Changes nothing."""
 
 
 class StreakCounts:
     """Opens on `threshold` failures in a row."""
 
-    __slots__ = ("failures", "spotless", "threshold")
-
-    calls = 0
-    slow = 0
+    __slots__ = ("_failures", "_threshold", "spotless")
 
     def __init__(self, threshold: int) -> None:
-        self.threshold = threshold
-        self.failures = 0
+        self._threshold = threshold
+        self._failures = 0
         self.spotless = True
 
     def begin(self, now: float) -> int:
         return 0
 
     def add(self, token: int, now: float, *, failed: bool, slow: bool) -> bool:
-        self.failures = self.failures + 1 if failed else 0
-        self.spotless = self.failures == 0
-        return self.failures >= self.threshold
+        self._failures = self._failures + 1 if failed else 0
+        self.spotless = self._failures == 0
+        return self._failures >= self._threshold
 
     def clear(self) -> None:
-        self.failures = 0
+        self._failures = 0
         self.spotless = True
+
+    def seen(self, now: float | None) -> tuple[int, int, int]:
+        return 0, self._failures, 0  # a streak does not know how many calls there were
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +99,7 @@ class Rates:
 class CallCounts:
     """The last `size` calls: a ring of bytes, and running counts."""
 
-    __slots__ = ("_next", "_rates", "_ring", "calls", "failures", "slow", "spotless")
+    __slots__ = ("_calls", "_failures", "_next", "_rates", "_ring", "_slow", "spotless")
 
     def __init__(self, size: int, rates: Rates) -> None:
         self._rates = rates
@@ -114,7 +108,7 @@ class CallCounts:
 
     def clear(self) -> None:
         self._ring[:] = bytes(len(self._ring))
-        self._next = self.calls = self.failures = self.slow = 0
+        self._next = self._calls = self._failures = self._slow = 0
         self.spotless = False
 
     def begin(self, now: float) -> int:
@@ -127,17 +121,20 @@ class CallCounts:
         ring[place] = new
         self._next = place + 1 if place + 1 < len(ring) else 0
         if old == 0:
-            self.calls += 1
-        self.failures += (new & _FAILED) - (old & _FAILED)
-        self.slow += ((new & _SLOW) - (old & _SLOW)) // _SLOW
-        self.spotless = self.calls == len(ring) and not self.failures and not self.slow
-        return self._rates.exceeded(self.calls, self.failures, self.slow)
+            self._calls += 1
+        self._failures += (new & _FAILED) - (old & _FAILED)
+        self._slow += ((new & _SLOW) - (old & _SLOW)) // _SLOW
+        self.spotless = self._calls == len(ring) and not self._failures and not self._slow
+        return self._rates.exceeded(self._calls, self._failures, self._slow)
+
+    def seen(self, now: float | None) -> tuple[int, int, int]:
+        return self._calls, self._failures, self._slow
 
 
 class TimeCounts:
     """The calls that began in the last `seconds`: ten buckets, each a tenth of it."""
 
-    __slots__ = ("_buckets", "_rates", "_tick", "_width", "calls", "failures", "slow", "spotless")
+    __slots__ = ("_buckets", "_calls", "_failures", "_rates", "_slow", "_tick", "_width", "spotless")
 
     def __init__(self, seconds: float, rates: Rates) -> None:
         self._rates = rates
@@ -148,38 +145,46 @@ class TimeCounts:
     def clear(self) -> None:
         self._tick = -1
         self._buckets = [[0, 0, 0] for _ in range(_BUCKETS)]
-        self.calls = self.failures = self.slow = 0
+        self._calls = self._failures = self._slow = 0
 
     def begin(self, now: float) -> int:
         return int(now / self._width)
 
     def add(self, token: int, now: float, *, failed: bool, slow: bool) -> bool:
         tick = int(now / self._width)
-        if tick > self._tick:
+        if tick != self._tick:
             self._roll(tick)
-        if token > self._tick:
-            token = self._tick  # a clock that went back stays in the newest bucket
-        if token > self._tick - _BUCKETS:
+        if token > tick:
+            token = tick  # it began before the clock went back: it stays in the newest bucket
+        if token > tick - _BUCKETS:
             bucket = self._buckets[token % _BUCKETS]
             bucket[0] += 1
-            self.calls += 1
+            self._calls += 1
             if failed:
                 bucket[1] += 1
-                self.failures += 1
+                self._failures += 1
             if slow:
                 bucket[2] += 1
-                self.slow += 1
-        if not (self.failures or self.slow):
+                self._slow += 1
+        if not (self._failures or self._slow):
             return False
-        return self._rates.exceeded(self.calls, self.failures, self.slow)
+        return self._rates.exceeded(self._calls, self._failures, self._slow)
+
+    def seen(self, now: float | None) -> tuple[int, int, int]:
+        passed = 0 if now is None else max(0, int(now / self._width) - self._tick)
+        kept = [self._buckets[(self._tick - age) % _BUCKETS] for age in range(_BUCKETS - passed)]
+        return sum(b[0] for b in kept), sum(b[1] for b in kept), sum(b[2] for b in kept)
 
     def _roll(self, tick: int) -> None:
-        """Drop the buckets that are too old at `tick`."""
+        """Make `tick` the newest bucket: drop those that are too old for it."""
         passed = tick - self._tick
+        if passed < 0:
+            # The clock went back, be it by far (another loop): what is known keeps its age.
+            self._buckets = [self._buckets[(k - passed) % _BUCKETS] for k in range(_BUCKETS)]
         for k in range(1, min(passed, _BUCKETS) + 1):
             bucket = self._buckets[(self._tick + k) % _BUCKETS]
-            self.calls -= bucket[0]
-            self.failures -= bucket[1]
-            self.slow -= bucket[2]
+            self._calls -= bucket[0]
+            self._failures -= bucket[1]
+            self._slow -= bucket[2]
             bucket[:] = (0, 0, 0)
         self._tick = tick

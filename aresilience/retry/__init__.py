@@ -15,9 +15,11 @@ honoured up to 60 s. `on` has no default: only you know what may be repeated.
 Events: `RetryScheduled`, `RetryGaveUp`.
 
 When it gives up, the last error is raised as it is, with a note of the attempts and, for programs,
-`retry_history(error)`. Cancellation is never handled. A refusal (`Rejected`) is retried only if `on`
-names its type, and then not before its `retry_after`. A deadline, its own or the ambient one, is
-never slept past. A group of errors is retried if all its leaves match (or any: `groups=`).
+`retry_history(error)`. Cancellation is never handled, and in a task that is being cancelled, its
+clean-up included, nothing is repeated. A refusal (`Rejected`) is retried only if `on` names its type,
+and then exactly at its `retry_after`. A deadline, its own or the ambient one, is never slept past. A
+group of errors is retried if all its leaves match (or any: `groups=`), after the longest wait that one
+of them asks for.
 
 What not to do: retry inside a breaker, which then trips late; retry what is not idempotent; stack
 retries, since 4 · 4 attempts are 16 (`nested=` says who yields).

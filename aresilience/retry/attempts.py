@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
+from aresilience.retry.history import tick
 from aresilience.retry.run import Run
 
 __all__ = ["Attempts", "RetryAttempt"]
@@ -31,7 +32,11 @@ class Attempts:
         elif last._delay is None:
             raise StopAsyncIteration
         else:
-            await asyncio.sleep(last._delay)
+            try:
+                await asyncio.sleep(last._delay)
+            except BaseException:
+                self._run.forget()
+                raise
         self._current = RetryAttempt(self._run)
         return self._current
 
@@ -51,11 +56,13 @@ class RetryAttempt:
     @property
     def elapsed(self) -> float:
         """Seconds since the first attempt began."""
-        started = self._run.started
-        return 0.0 if started is None else self._run._loop.time() - started
+        return self._run.elapsed
 
     async def __aenter__(self) -> RetryAttempt:
+        if self._entered:
+            raise RuntimeError("Retry: an attempt is entered once; the loop makes the next one")
         self._entered = True
+        self._run.began = tick()
         self._run.__enter__()
         return self
 
@@ -65,7 +72,12 @@ class RetryAttempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        self._run.__exit__(kind, error, traceback)
-        if isinstance(error, Exception):
-            self._delay = self._run.failed(error)
+        run = self._run
+        try:
+            run.__exit__(kind, error, traceback)
+            if isinstance(error, Exception):
+                self._delay = run.failed(error)
+        finally:
+            if self._delay is None:
+                run.forget()
         return self._delay is not None

@@ -22,7 +22,7 @@ def retry_after_hint(outcome: object) -> float | None:
     """
     number = getattr(outcome, "retry_after", None)
     if isinstance(number, int | float) and not isinstance(number, bool):
-        return _usable(float(number))
+        return _usable(number)
     for holder in (outcome, getattr(outcome, "response", None)):
         headers = getattr(holder, "headers", None)
         get = getattr(headers, "get", None)
@@ -60,4 +60,9 @@ def _http_date(value: str) -> datetime | None:
 
 
 def _usable(seconds: float) -> float | None:
-    return None if math.isnan(seconds) or seconds <= 0 else seconds
+    if not seconds > 0:  # not a number is not greater either
+        return None
+    try:
+        return float(seconds)
+    except OverflowError:  # a whole number beyond all floats
+        return math.inf

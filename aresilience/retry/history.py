@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
 
-__all__ = ["Attempt", "History", "StopReason", "history_of", "mark", "retry_history", "unmark"]
+__all__ = [
+    "KEPT",
+    "Attempt",
+    "History",
+    "StopReason",
+    "history_of",
+    "mark",
+    "retry_history",
+    "tick",
+    "unmark",
+]
 
-_NOTE = "aresilience: "
+KEPT = 100
+"""Attempts that are remembered: a call that is repeated for days must not fill the memory,"""
+_SHOWN = 5
+"""and errors before the last that the note names."""
+
+tick = count().__next__
+"""Numbers moments, to tell which of two came first; no two are equal, as times can be."""
 
 
 class StopReason(enum.Enum):
@@ -41,15 +59,22 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All attempts of a call, why they ended, and who made them."""
+    """The attempts of a call, why they ended, and who made them: `site`, in the task of id `task`."""
 
     attempts: tuple[Attempt, ...]
     reason: StopReason
+    note: str
     site: object
+    task: int
+    moment: int = field(default_factory=tick)
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """A copy in another process is None: what was called, and earlier errors, need not pickle."""
+        return type(None), ()
 
 
 def retry_history(error: BaseException) -> tuple[Attempt, ...]:
-    """The attempts behind an error that a `Retry` gave up on; empty for any other error."""
+    """The attempts behind an error that a `Retry` gave up on, the last 100 of them; empty for any other."""
     history = history_of(error)
     return () if history is None else history.attempts
 
@@ -59,26 +84,41 @@ def history_of(error: BaseException) -> History | None:
     return found if isinstance(found, History) else None
 
 
-def mark(error: BaseException, history: History, name: str) -> None:
-    """Put the history on the error, and a note that people see below its traceback."""
-    unmark(error)
-    error.__dict__["__aresilience_retry__"] = history
-    attempts = history.attempts
-    waited = sum(a.delay or 0.0 for a in attempts)
-    tries = "1 attempt" if len(attempts) == 1 else f"{len(attempts)} attempts"
-    earlier = [_short(a.error) for a in attempts[:-1]]
+def note(name: str, attempts: Sequence[Attempt], waited: float, reason: StopReason) -> str:
+    """What people see below the traceback of the last error."""
+    made = attempts[-1].number
+    named = attempts[-1 - _SHOWN : -1]
+    others = made - 1 - len(named)
+    earlier = [f"{others} others"] if others else []
+    earlier += [_short(attempt.error) for attempt in named]
+    tries = "1 attempt" if made == 1 else f"{made} attempts"
     before = f", after {', '.join(earlier)}" if earlier else ""
-    error.add_note(
-        f"{_NOTE}{name} gave up after {tries} and {waited:.3g} s of waiting{before}: {history.reason.value}"
+    return (
+        f"aresilience: {name} gave up after {tries} and {waited:.3g} s of waiting{before}: {reason.value}"
     )
+
+
+def mark(error: BaseException, history: History) -> None:
+    """Put the history and its note on the error."""
+    unmark(error)
+    # Not by setattr and add_note, which a frozen dataclass refuses.
+    error.__dict__["__aresilience_retry__"] = history
+    error.__dict__.setdefault("__notes__", []).append(history.note)
 
 
 def unmark(error: BaseException) -> None:
     """Take off what an earlier call put on the same exception object."""
-    if error.__dict__.pop("__aresilience_retry__", None) is not None:
-        notes = getattr(error, "__notes__", [])
-        notes[:] = [n for n in notes if not (isinstance(n, str) and n.startswith(_NOTE))]
+    history = error.__dict__.pop("__aresilience_retry__", None)
+    notes = getattr(error, "__notes__", [])
+    if isinstance(history, History) and history.note in notes:
+        notes.remove(history.note)
 
 
 def _short(error: BaseException | None) -> str:
-    return "a rejected result" if error is None else f"{type(error).__name__}({str(error)[:80]!r})"
+    if error is None:
+        return "a rejected result"
+    kind = type(error).__name__
+    try:
+        return f"{kind}({str(error)[:80]!r})"
+    except Exception:  # noqa: BLE001 - a broken __str__ must not take the error's place
+        return f"{kind}(?)"

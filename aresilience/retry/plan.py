@@ -46,12 +46,12 @@ class Plan:
         """The delay after attempt `number` failed at `now`, or the reason to stop.
 
         A hint is a lower bound of the delay, itself at most `max_hint`. After a refusal the hint is
-        exact: asking earlier is pointless, so without one, or with one over `max_hint`, it stops.
+        exact: asking earlier is pointless, so without a usable one, up to `max_hint`, it stops.
         """
         if number >= self.attempts:
             return StopReason.ATTEMPTS
         if refused:
-            if hint is None or hint > self.max_hint:
+            if hint is None or not 0 <= hint <= self.max_hint:  # not a number is no wait either
                 return StopReason.REFUSED
             delay = hint
         else:

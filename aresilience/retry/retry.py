@@ -39,10 +39,10 @@ class Retry(Policy):
     - `dispose`: gets each rejected result before the next attempt; may be a coroutine function.
     - `budget`: a `RetryBudget`, to be shared with others.
     - `retry_after`: reads the wait that an error or a result asks for; None to disregard it.
-      `max_retry_after` caps it, in seconds.
+      `max_retry_after` caps it, in seconds. A refusal (`Rejected`) that asks for more is not retried.
     - `groups`: an ExceptionGroup is retried if `"all"` of its leaves match, or `"any"`.
-    - `nested`: if a retry is found inside this one: `"warn"`; or only the `"inner"` one retries, or only
-      this `"outer"` one; or `"both"`, knowingly.
+    - `nested`: if a retry is found inside this one: `"warn"`, when both have retried; or only the
+      `"inner"` one retries, or only this `"outer"` one; or `"both"`, knowingly.
     """
 
     __slots__ = ("_terms",)
@@ -105,6 +105,7 @@ class Retry(Policy):
             budget=budget,
             hint=retry_after,
             nested=nested,
+            seen_within=nested == "outer" or budget is not None,
         )
 
     @property
@@ -122,8 +123,11 @@ class Retry(Policy):
 
             async def retried(*args: P.args, **kwargs: P.kwargs) -> T:
                 run = Run(terms, fn)
-                with run:
-                    return await run.attempts(None, fn, *args, **kwargs)
+                try:
+                    with run:
+                        return await run.attempts(None, fn, *args, **kwargs)
+                finally:
+                    run.forget()
 
             return retried
 
@@ -133,16 +137,27 @@ class Retry(Policy):
             except Exception as error:
                 if not matches(error):
                     raise
-                failure = error
+                run = Run(terms, fn)
+                delay = run.delay_after(error)
+                if delay is None:
+                    raise
             # Outside the except block, or every later error would get this one as its context.
-            return await Run(terms, fn).attempts(failure, fn, *args, **kwargs)
+            try:
+                return await run.attempts(delay, fn, *args, **kwargs)
+            finally:
+                run.forget()
 
         return retried_if_it_fails
 
     def _needs_state(self) -> bool:
-        """Whether a call that succeeds at once has something to do or to undo as well."""
+        """Whether something must be known or done before the first attempt."""
         t = self._terms
-        return not (t.deadline is None and t.until is None and t.budget is None and t.nested != "outer")
+        return (
+            t.deadline is not None
+            or t.until is not None
+            or t.seen_within
+            or t.nested == "inner"  # to tell what a retry further in did during this attempt
+        )
 
     def __aiter__(self) -> AsyncIterator[RetryAttempt]:
         """Attempts, with fresh state for each loop: `async for attempt in retry: async with attempt:`"""

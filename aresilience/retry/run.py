@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import warnings
+from collections import deque
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from contextvars import Token
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from aresilience.budget import RetryBudget
+from aresilience.budget import ATTEMPT_OF, Caller, RetryBudget
 from aresilience.chance import entropy
 from aresilience.deadline import Expiry, ambient
 from aresilience.dispose import Dispose, dispose_of
-from aresilience.errors import PipelineWarning, Rejected, TimedOut
+from aresilience.errors import DeadlineExceeded, PipelineWarning, Rejected, TimedOut
 from aresilience.events import Event, Listeners
 from aresilience.outcome import ErrorMatcher
-from aresilience.retry.history import Attempt, History, StopReason, history_of, mark, unmark
+from aresilience.retry.history import (
+    KEPT,
+    Attempt,
+    History,
+    StopReason,
+    history_of,
+    mark,
+    note,
+    tick,
+    unmark,
+)
 from aresilience.retry.plan import Plan
 
 __all__ = ["RetryGaveUp", "RetryScheduled", "Run", "Terms"]
@@ -25,7 +37,8 @@ __all__ = ["RetryGaveUp", "RetryScheduled", "Run", "Terms"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_RETRIED_FURTHER_OUT: ContextVar[bool] = ContextVar("aresilience_retry", default=False)
+_COUNT_IS_RIGHT = sys.version_info >= (3, 13)
+"""Before, a TaskGroup that failed left `Task.cancelling()` raised for ever (python/cpython#116720)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +73,30 @@ class Terms:
     budget: RetryBudget | None
     hint: Callable[[object], float | None] | None
     nested: str
+    seen_within: bool
+    """Whether policies further in must be able to tell that they are part of an attempt."""
 
 
 class Run:
-    """The attempts of one call: everything that must not live on the shared policy."""
+    """The attempts of one call."""
 
     __slots__ = (
-        "_ended",
+        "_cancels",
         "_expiry",
         "_first_end",
+        "_inside",
         "_log",
         "_loop",
-        "_nested_in_another",
+        "_outer",
         "_previous",
+        "_started",
+        "_token",
+        "_until",
+        "_waited",
+        "began",
         "number",
         "site",
-        "started",
         "terms",
-        "until",
     )
 
     def __init__(self, terms: Terms, site: object) -> None:
@@ -85,31 +104,40 @@ class Run:
         self.site = site
         self.number = 1
         self._loop = asyncio.get_running_loop()
-        self._log: list[Attempt] = []
-        self._first_end: float | None = None
+        self._log: deque[Attempt] | None = None
+        self._waited = 0.0
+        self._first_end = 0.0
         self._previous: float | None = None
-        self._nested_in_another = _RETRIED_FURTHER_OUT.get()
+        self._outer = ATTEMPT_OF.get()
+        self._token: Token[Caller | None] | None = None
+        self._inside = False
         self._expiry: Expiry | None = None
-        self.until = ambient()
-        self.started: float | None = None
+        self._until = ambient()
+        self._cancels = 0
+        self._started: float | None = None
+        self.began: int | None = None
+        """The `tick` at which this attempt began; None for one that was made before this object."""
 
     def begin(self) -> None:
         """The first attempt starts now: deposit in the budget, fix the deadline."""
-        now = self.started = self._loop.time()
+        now = self._started = self._loop.time()
         if self.terms.budget is not None:
             self.terms.budget.deposit(now)
+        if self.terms.until is not None and (task := asyncio.current_task()) is not None:
+            self._cancels = task.cancelling()
         if self.terms.deadline is not None:
             mine = now + self.terms.deadline
-            self.until = mine if self.until is None else min(mine, self.until)
+            self._until = mine if self._until is None else min(mine, self._until)
 
     def __enter__(self) -> None:
-        """Within: the total deadline holds, and retries further in are told that they are nested."""
-        if self.started is None:
+        """Within: the total deadline holds, and policies further in can tell that this is an attempt."""
+        if self._started is None:
             self.begin()
-        if self.terms.deadline is not None and self.until is not None:
-            self._expiry = Expiry(self.until, self._timed_out).__enter__()
-        if self.terms.nested == "outer":
-            _RETRIED_FURTHER_OUT.set(True)
+        if self.terms.deadline is not None and self._until is not None:
+            self._expiry = Expiry(self._until, self._timed_out).__enter__()
+        if self.terms.seen_within:
+            self._inside = True
+            self._token = ATTEMPT_OF.set(self)
 
     def __exit__(
         self,
@@ -117,76 +145,133 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.terms.nested == "outer":
-            _RETRIED_FURTHER_OUT.set(self._nested_in_another)
+        token, self._token = self._token, None
+        if token is not None:
+            self._inside = False
+            try:  # noqa: SIM105 - suppress() would be a third of what all this costs
+                ATTEMPT_OF.reset(token)
+            except ValueError:
+                pass  # closed instead of run to its end: in somebody else's context
         expiry, self._expiry = self._expiry, None
         if expiry is not None:
             expiry.__exit__(kind, error, traceback)
 
+    def forget(self) -> None:
+        """It is over. Earlier errors hold frames that hold this object, so it must not hold them."""
+        self._log = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first attempt began."""
+        return 0.0 if self._started is None else self._loop.time() - self._started
+
+    def has_paid(self, budget: RetryBudget) -> bool:
+        """Whether a call that this code is an attempt of has deposited there."""
+        if self._inside and self.terms.budget is budget:
+            return True
+        return self._outer is not None and self._outer.has_paid(budget)
+
+    def retries_alone(self) -> bool:
+        """Whether a call that this code is an attempt of does all the retrying."""
+        if self._inside and self.terms.nested == "outer":
+            return True
+        return self._outer is not None and self._outer.retries_alone()
+
     async def attempts(
         self,
-        failure: Exception | None,
+        delay: float | None,
         fn: Callable[P, Awaitable[T]],
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Attempt until one succeeds. `failure` is that of the first, if it was made already."""
+        """Attempt until one succeeds. `delay` is the wait after a first one that was made already."""
         while True:
-            if failure is None:
-                try:
-                    result = await fn(*args, **kwargs)
-                except Exception as error:  # noqa: BLE001 - judged below, outside this block
-                    failure = error
-                else:
-                    delay = self.judged(result)
-                    if delay is None:
-                        return result
+            if delay is not None:
+                await asyncio.sleep(delay)
+            self.began = tick()
+            try:
+                result = await fn(*args, **kwargs)
+            except Exception as error:
+                delay = self.failed(error)
+                if delay is None:
+                    raise
+            else:
+                delay = self.judged(result)
+                if delay is None:
+                    return result
+                if self.terms.dispose is not None:
+                    due = self._loop.time() + delay
                     await dispose_of(result, self.terms.dispose)
-                    await asyncio.sleep(delay)
-                    continue
-            delay = self.failed(failure)
-            if delay is None:
-                try:
-                    raise failure
-                finally:
-                    failure = None  # or the traceback would keep this frame, and it the traceback
-            failure = None
-            await asyncio.sleep(delay)
+                    delay = max(0.0, due - self._loop.time())
+                del result
 
     def judged(self, result: object) -> float | None:
         """None if this result is to be returned, else the delay before the next attempt."""
         if self.terms.until is None or self.terms.until(result):
             return None
-        return self._next(None, self._hint(result), refused=False)
+        return self._next(None, self._hint(result), False)
 
     def failed(self, error: Exception) -> float | None:
         """The delay before the next attempt, or None if the error is to be raised as it is."""
-        terms = self.terms
-        if not terms.matches(error):
-            if self.number > 1:
-                self._give_up(error, StopReason.NOT_RETRYABLE)
+        if self.terms.matches(error):
+            return self.delay_after(error)
+        if self.number > 1:
+            self._give_up(error, StopReason.NOT_RETRYABLE)
+        return None
+
+    def delay_after(self, error: Exception) -> float | None:
+        """As `failed`, after an error that is known to be one to retry."""
+        within, nested = self._retried_within(error), self.terms.nested
+        if within is None:
+            return self._next(error, *self._asked_by(error))
+        if nested == "inner":
+            self._tell_end(error, StopReason.NESTED)  # the error keeps the history that it has
             return None
-        inner = history_of(error)
-        if inner is not None and inner.site is self.site:
-            inner = None  # an exception object that is raised again and again, marked by an earlier call
-        if inner is not None and terms.nested == "inner":
-            return None
-        refused = isinstance(error, Rejected)
-        hint = error.retry_after if isinstance(error, Rejected) else self._hint(error)
-        delay = self._next(error, hint, refused=refused)
-        if inner is not None and delay is not None:
+        if nested == "warn" and self.number > 1 and within.attempts[-1].number > 1:
+            self._warn_of(within)
+        delay = self._next(error, *self._asked_by(error))
+        if delay is not None:
             unmark(error)
-            if terms.nested == "warn":
-                self._warn_of(inner)
         return delay
 
-    def _next(self, error: Exception | None, hint: float | None, *, refused: bool) -> float | None:
+    def _retried_within(self, error: Exception) -> History | None:
+        """What a retry further in, during this attempt, left on the error.
+
+        The same object may be raised again and again, and by several tasks: what is older than this
+        attempt says nothing, nor what another task left there that makes the same call.
+        """
+        found = history_of(error)
+        if found is None or self.began is None or found.moment < self.began:
+            return None
+        if found.site is self.site and found.task != id(asyncio.current_task()):
+            return None
+        return found
+
+    def _asked_by(self, error: Exception) -> tuple[float | None, bool]:
+        """The wait that an error asks for, and whether it is a refusal; of a group, the most of any."""
+        if isinstance(error, ExceptionGroup):
+            asked = [self._asked_by(leaf) for leaf in error.exceptions]
+            if any(refused and hint is None for hint, refused in asked):
+                return None, True
+            hints = [hint for hint, _ in asked if hint is not None]
+            return max(hints, default=None), any(refused for _, refused in asked)
+        if isinstance(error, Rejected):
+            return error.retry_after, True
+        return self._hint(error), False
+
+    def _hint(self, outcome: object) -> float | None:
+        reader = self.terms.hint
+        hint = None if reader is None else reader(outcome)
+        return hint if hint is not None and hint > 0 else None
+
+    def _next(self, error: Exception | None, hint: float | None, refused: bool) -> float | None:
         terms, now = self.terms, self._loop.time()
-        if self._nested_in_another:
+        if self._outer is not None and self._outer.retries_alone():
             verdict: float | StopReason = StopReason.NESTED
-        elif (task := asyncio.current_task()) is not None and task.cancelling():
-            verdict = StopReason.CANCELLED  # the call swallowed it: at least do not go on
+        elif self._swallowed_a_cancel(error):  # at least do not go on
+            late = self._until is not None and now >= self._until
+            verdict = StopReason.DEADLINE if late else StopReason.CANCELLED
         else:
             verdict = terms.plan.decide(
                 self.number,
@@ -195,52 +280,79 @@ class Run:
                 previous=self._previous,
                 hint=hint,
                 refused=refused,
-                until=self.until,
+                until=self._until,
                 pay=None if terms.budget is None else terms.budget.withdraw,
             )
         if isinstance(verdict, StopReason):
             self._give_up(error, verdict)
             return None
-        self._note(error, now, verdict)
+        self._noted(error, now, verdict)
         if terms.listeners:
             terms.listeners.tell(RetryScheduled(terms.name, now, self.number, verdict, error))
         self.number += 1
         self._previous = verdict
+        self._waited += verdict
         return verdict
 
-    def _note(self, error: BaseException | None, now: float, delay: float | None) -> None:
-        if self._first_end is None:
-            self._first_end = now
+    def _swallowed_a_cancel(self, error: BaseException | None) -> bool:
+        """Whether the task is being cancelled, although the call went on."""
+        task = asyncio.current_task()
+        if task is None or not task.cancelling():
+            return False
+        if _COUNT_IS_RIGHT:
+            return True
+        return task.cancelling() > self._cancels if error is None else _comes_of_a_cancel(error)
+
+    def _noted(self, error: BaseException | None, now: float, delay: float | None) -> deque[Attempt]:
+        if self._log is None:
+            self._log, self._first_end = deque(maxlen=KEPT), now
         self._log.append(Attempt(self.number, error, now - self._first_end, delay))
+        return self._log
 
     def _give_up(self, error: BaseException | None, reason: StopReason) -> None:
-        terms, now = self.terms, self._loop.time()
-        self._note(None, now, None)  # the last error carries the history; it is not in it
-        if error is not None:
-            if terms.plan.attempts == 1:
-                unmark(error)
-            else:
-                mark(error, History(tuple(self._log), reason, self.site), terms.name)
-        if terms.listeners:
-            terms.listeners.tell(RetryGaveUp(terms.name, now, self.number, reason, error))
+        terms = self.terms
+        if error is not None and terms.plan.attempts > 1:
+            log = tuple(self._noted(None, self._loop.time(), None))  # the last error carries it
+            text = note(terms.name, log, self._waited, reason)
+            mark(error, History(log, reason, text, self.site, id(asyncio.current_task())))
+        self._tell_end(error, reason)
 
-    def _hint(self, outcome: object) -> float | None:
-        reader = self.terms.hint
-        hint = None if reader is None else reader(outcome)
-        return hint if hint is not None and hint > 0 else None
+    def _tell_end(self, error: BaseException | None, reason: StopReason) -> None:
+        terms = self.terms
+        if terms.listeners:
+            terms.listeners.tell(RetryGaveUp(terms.name, self._loop.time(), self.number, reason, error))
 
     def _timed_out(self) -> TimedOut:
-        name, limit = self.terms.name, self.terms.deadline
-        error = TimedOut(f"{name}: attempt {self.number} was cut off by the deadline of {limit:g} s")
+        limit = self.terms.deadline or 0.0
+        cut = f"{self.terms.name}: attempt {self.number} was cut off by"
+        error = (
+            TimedOut(f"{cut} the deadline of {limit:g} s")
+            if self._started is not None and self._until == self._started + limit
+            else DeadlineExceeded(f"{cut} the ambient deadline")
+        )
         self._give_up(error, StopReason.TIMED_OUT)
         return error
 
-    def _warn_of(self, inner: History) -> None:
-        site = getattr(inner.site, "__qualname__", None) or repr(inner.site)
+    def _warn_of(self, within: History) -> None:
+        site = getattr(within.site, "__qualname__", None) or repr(within.site)
         warnings.warn(
-            f"{self.terms.name}: an error was already retried further in, at {site}, "
-            f"{len(inner.attempts)} times; retries multiply. Remove one, or say who retries with "
+            f"{self.terms.name}: an error was already retried further in, at {site}, with "
+            f"{within.attempts[-1].number} attempts; retries multiply. Remove one, or say who retries with "
             "nested='inner' or 'outer' (or 'both')",
             PipelineWarning,
             stacklevel=2,
         )
+
+
+def _comes_of_a_cancel(error: BaseException) -> bool:
+    """Whether a cancellation was being handled when this was raised, or something that led to it."""
+    to_see, seen = [error], set[int]()
+    while to_see:
+        link = to_see.pop()
+        if isinstance(link, asyncio.CancelledError):
+            return True
+        if id(link) in seen or isinstance(link, TimeoutError):  # a timeout's cancel is its own
+            continue
+        seen.add(id(link))
+        to_see += [cause for cause in (link.__cause__, link.__context__) if cause is not None]
+    return False

@@ -11,7 +11,7 @@
 """
 
 from aresilience.chance import SeededEntropy
-from aresilience.testing.cancel import CancelSweepError, SweepReport, cancel_sweep
+from aresilience.testing.cancel import CancelSweepError, SweepReport, cancel_sweep, swept
 from aresilience.testing.recorder import Recorder
 from aresilience.testing.virtual import Deadlock, VirtualLoop, run_virtual
 
@@ -24,4 +24,5 @@ __all__ = [
     "VirtualLoop",
     "cancel_sweep",
     "run_virtual",
+    "swept",
 ]

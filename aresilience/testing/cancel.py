@@ -8,8 +8,8 @@ A coroutine runs once to count where it suspends. Then it runs again for each of
 - there, and once more where it suspends next, while it cleans up.
 
 Each run starts afresh, on a loop of its own. After each, the task must be cancelled (not finished, not
-failed), no other task may be alive, `check` must hold, and the coroutine must run through on what the
-cancelled one left behind.
+failed), no other task may be alive, no callback may have failed, `check` must hold, and the coroutine must
+run through on what the cancelled one left behind.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from aresilience.testing.virtual import VirtualLoop
 
-__all__ = ["CancelSweepError", "SweepReport", "cancel_sweep"]
+__all__ = ["CancelSweepError", "SweepReport", "cancel_sweep", "swept"]
 
 S = TypeVar("S")
 
@@ -35,10 +36,27 @@ class CancelSweepError(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """`points`: suspensions of the undisturbed run. `runs`: cancelled runs, all of them clean."""
+    """`points`: suspensions of the undisturbed run. `runs`: runs that were cancelled, all of them clean.
 
-    points: int
-    runs: int
+    Reports add up: `sum(reports, SweepReport())`; `swept()` is the sum of all sweeps so far.
+    """
+
+    points: int = 0
+    runs: int = 0
+
+    def __add__(self, other: SweepReport) -> SweepReport:
+        return SweepReport(self.points + other.points, self.runs + other.runs)
+
+    def __str__(self) -> str:
+        return f"cancel sweep: {self.points} points, {self.runs} runs, 0 leaks"
+
+
+_clean: list[SweepReport] = []
+
+
+def swept() -> SweepReport:
+    """All the sweeps of this process that found nothing, added up."""
+    return sum(_clean, SweepReport())
 
 
 def cancel_sweep(
@@ -54,17 +72,18 @@ def cancel_sweep(
     from a test that is not itself async. Raises `CancelSweepError` with every run that went wrong.
     """
     sweep = _Sweep(use, make, check, loop_factory)
-    points = sweep.run(None)
+    points = sweep.run(None).points
     if sweep.faults:
         raise CancelSweepError(f"the undisturbed run failed: {sweep.faults[0]}")
     runs = 0
     for cut in _cuts(points):
-        sweep.run(cut)
-        runs += 1
+        runs += not sweep.run(cut).missed
     if sweep.faults:
         listed = "\n".join(f"  {fault}" for fault in sweep.faults[:10])
-        raise CancelSweepError(f"{len(sweep.faults)} of {runs} cancelled runs went wrong:\n{listed}")
-    return SweepReport(points, runs)
+        raise CancelSweepError(f"{len(sweep.faults)} faults in {runs} cancelled runs:\n{listed}")
+    report = SweepReport(points, runs)
+    _clean.append(report)
+    return report
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,34 +118,35 @@ class _Sweep(Generic[S]):
         self._loop_factory = loop_factory
         self.faults: list[str] = []
 
-    def run(self, cut: _Cut | None) -> int:
-        """One run on a loop of its own; the number of suspensions."""
-        with asyncio.Runner(loop_factory=self._loop_factory) as runner:
-            try:
-                return runner.run(self._once(cut))
-            except RuntimeError as error:  # Deadlock, or a loop that was stopped
-                self.faults.append(f"{cut or 'undisturbed'}: {type(error).__name__}: {error}")
-                return 0
-
-    async def _once(self, cut: _Cut | None) -> int:
-        state = await _maybe(self._make())
+    def run(self, cut: _Cut | None) -> _Driver:
+        """One run on a loop of its own."""
         driver = _Driver(cut)
-        task = driver.task = asyncio.get_running_loop().create_task(self._driven(driver, state))
+        try:
+            with asyncio.Runner(loop_factory=self._loop_factory) as runner:
+                runner.run(self._once(cut, driver))
+        except RuntimeError as error:  # Deadlock (when the loop closes, too), or a loop that was stopped
+            self.faults.append(f"{driver}: {type(error).__name__}: {error}")
+        return driver
+
+    async def _once(self, cut: _Cut | None, driver: _Driver) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(partial(self._told, driver))
+        state = await _maybe(self._make())
+        task = driver.task = loop.create_task(self._driven(driver, state))
         if cut is not None and cut.point == 0:
             task.cancel()
         await asyncio.wait([task])
         await self._judge(cut, task, driver, state)
-        return driver.points
 
     async def _driven(self, driver: _Driver, state: S) -> object:
         return await driver.drive(self._use(state))
 
     async def _judge(self, cut: _Cut | None, task: asyncio.Task[object], driver: _Driver, state: S) -> None:
-        where = f"{cut or 'undisturbed'}{driver.where}"
+        where = str(driver)
         if cut is None:
             if task.cancelled() or task.exception() is not None:
                 self.faults.append(f"{where}: ended with {_ending(task)}")
-        elif not task.cancelled():
+        elif not task.cancelled() and not driver.missed:
             self.faults.append(f"{where}: the cancel was lost: {_ending(task)}")
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if left:
@@ -139,6 +159,10 @@ class _Sweep(Generic[S]):
                 await self._checked(state)
         except Exception as error:  # noqa: BLE001 - reported with the run that it belongs to
             self.faults.append(f"{where}: afterwards {type(error).__name__}: {error}")
+
+    def _told(self, driver: _Driver, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An error that nobody awaits, told to the loop: of a callback, of a task left alone."""
+        self.faults.append(f"{driver}: {context['message']}: {context.get('exception')!r}")
 
     async def _checked(self, state: S) -> None:
         if self._check is not None:
@@ -154,6 +178,11 @@ class _Driver:
         self.task: asyncio.Task[object] | None = None
         self.points = 0
         self.where = ""
+        self.missed = False
+        """It ended before the cancel came, because the loop shuffles what is ready."""
+
+    def __str__(self) -> str:
+        return f"{self._cut or 'undisturbed'}{self.where}"
 
     def drive(self, awaitable: Awaitable[object]) -> _Stepped:
         return _Stepped(awaitable, self)
@@ -173,9 +202,12 @@ class _Driver:
         self._again = cut.mode == "twice"
         if cut.mode == "ready" and isinstance(waits_for, asyncio.Future):
             # Added before the task adds its own wake-up, so it is called before that.
-            waits_for.add_done_callback(lambda _: task.cancel())
+            waits_for.add_done_callback(lambda _: self._cancel(task))
         else:
-            asyncio.get_running_loop().call_soon(task.cancel)
+            asyncio.get_running_loop().call_soon(self._cancel, task)
+
+    def _cancel(self, task: asyncio.Task[object]) -> None:
+        self.missed = not task.cancel()
 
 
 class _Stepped:

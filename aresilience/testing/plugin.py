@@ -2,6 +2,8 @@
 
 @pytest.mark.virtual_time              # this test; (seed=7) also shuffles what is ready
 @pytest.mark.real_time                 # not this one, where the configuration says virtual_time = true
+
+Of several, the nearest holds: a test's own before its class's, its class's before its module's.
 """
 
 from __future__ import annotations
@@ -9,13 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
-from typing import Any
 
 import pytest
 
 from aresilience.testing.virtual import VirtualLoop
 
 _Factories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
+_OURS = ("virtual_time", "real_time")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,8 +34,9 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Generator[None, _Factories | None, _Factories]:
     factories = yield
-    marker = item.get_closest_marker("virtual_time")
-    if marker is None and (not config.getini("virtual_time") or item.get_closest_marker("real_time")):
+    marker = next((mark for mark in item.iter_markers() if mark.name in _OURS), None)
+    virtual = config.getini("virtual_time") if marker is None else marker.name == "virtual_time"
+    if not virtual:
         return factories or {"asyncio": asyncio.new_event_loop}
-    options: dict[str, Any] = {} if marker is None else dict(marker.kwargs)
-    return {"virtual": partial(VirtualLoop, **options)}
+    make = VirtualLoop if marker is None else partial(VirtualLoop, *marker.args, **marker.kwargs)
+    return {"virtual": make}

@@ -9,6 +9,7 @@ talk to a real server: bytes on their way in the kernel look like idleness, and 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import selectors
 import threading
@@ -21,6 +22,7 @@ __all__ = ["Deadlock", "VirtualLoop", "run_virtual"]
 
 T = TypeVar("T")
 
+_RESOLUTION = 1e-9
 _MOMENT = 0.02
 """Real seconds that others get to answer before time jumps,"""
 _PATIENCE = 1.0
@@ -34,8 +36,9 @@ class Deadlock(RuntimeError):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """`time()` starts at 0 and moves only by jumps.
 
-    With a `seed`, callbacks that are ready at once run in an order drawn from it, and `entropy`, from which
-    this package takes its chance, is seeded by it. Without one the order is asyncio's and the seed 0.
+    With a `seed`, callbacks that are ready at once, and timers that are due at once, run in an order drawn
+    from it, and `entropy`, from which this package takes its chance, is seeded by it. Without one the
+    order is asyncio's and the seed 0.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -44,17 +47,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.seed = seed
         self.entropy = SeededEntropy(seed or 0)
         super().__init__(_JumpingSelector(self))
-        self._clock_resolution = 1e-9
+        self._clock_resolution = _RESOLUTION
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._virtual_now
 
-    def advance(self, timeout: float) -> None:
-        """Jump: exactly to the next timer, or by `timeout` where asyncio wants to look up earlier."""
+    def advance(self) -> None:
+        """Jump to the next timer: exactly there, and however far it is."""
         timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        soonest = timers[0].when() if timers else self._virtual_now + timeout
-        self._virtual_now = max(self._virtual_now, min(soonest, self._virtual_now + timeout + 1e-6))
+        soonest = timers[0].when()
+        self._virtual_now = max(self._virtual_now, soonest)
+        # asyncio runs what is due before now + resolution, so this sum must be more than now.
+        self._clock_resolution = max(_RESOLUTION, math.ulp(self._virtual_now))
+        if self._shuffle is not None and sum(t.when() == soonest for t in timers[:3]) > 1:
+            chance = self._shuffle.random
+            timers.sort(key=lambda timer: (timer.when(), chance()))  # a sorted list is a heap
 
     def shuffle_ready(self) -> None:
         """Reorder what is ready to run, as the seed says."""
@@ -95,7 +103,7 @@ class _JumpingSelector(selectors.BaseSelector):
                 return events
         if timeout is None:
             raise Deadlock(f"nothing can happen any more:\n{self._loop.waiting_tasks()}")
-        self._loop.advance(timeout)
+        self._loop.advance()
         return []
 
     def _others(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import anyio
 import pytest
@@ -28,6 +29,31 @@ async def test_timers_meet_their_time_exactly() -> None:
         loop.call_at(when, lambda: seen.append(loop.time()))
     await asyncio.sleep(86_400 * 31)
     assert seen == sorted(times)
+
+
+@pytest.mark.parametrize("days", [1, 30, 200, 3650, 365_000])
+async def test_time_passes_however_late_it_is(days: int) -> None:
+    """Far out, where a nanosecond no longer changes a float, timers still run, and in their order."""
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(days * 86_400.0)
+    seen: list[str] = []
+    loop.call_later(0.5, seen.append, "second")
+    loop.call_later(0.25, seen.append, "first")
+    await asyncio.sleep(0.75)
+    assert (loop.time(), seen) == (days * 86_400.0 + 0.75, ["first", "second"])
+
+
+async def test_a_cancelled_timer_moves_no_clock() -> None:
+    """The clock jumps to timers that will run, not to those that were called off."""
+    loop = asyncio.get_running_loop()
+    loop.call_later(1.0, lambda: None).cancel()
+    await asyncio.sleep(5.0)
+    assert loop.time() == 5.0
+    handle = loop.call_later(1.0, lambda: None)
+    await asyncio.sleep(0.5)
+    handle.cancel()
+    await asyncio.sleep(9.5)
+    assert loop.time() == 15.0
 
 
 async def test_asyncio_and_anyio_limits_work() -> None:
@@ -75,6 +101,51 @@ def test_the_same_seed_gives_the_same_order() -> None:
     orders = {seed: run_virtual(order(), seed=seed) for seed in range(50)}
     assert len(set(orders.values())) > 20
     assert orders == {seed: run_virtual(order(), seed=seed) for seed in range(50)}
+
+
+def test_timers_of_one_moment_run_in_an_order_by_seed() -> None:
+    """What is due at the same time is shuffled too; what is due earlier comes earlier all the same."""
+
+    async def order() -> str:
+        seen: list[str] = []
+        loop = asyncio.get_running_loop()
+        for letter in "abcdef":
+            loop.call_at(1.0, seen.append, letter)
+        loop.call_at(0.5, seen.append, "0")
+        loop.call_at(2.0, seen.append, "1")
+        await asyncio.sleep(3.0)
+        return "".join(seen)
+
+    orders = {seed: run_virtual(order(), seed=seed) for seed in range(50)}
+    assert len(set(orders.values())) > 20
+    assert {(text[0], text[-1], *sorted(text[1:-1])) for text in orders.values()} == {("0", "1", *"abcdef")}
+    assert orders == {seed: run_virtual(order(), seed=seed) for seed in range(50)}
+
+
+def test_a_seed_decides_chance_too() -> None:
+    """The loop's entropy repeats with the seed; without one it is that of seed 0."""
+
+    async def drawn() -> tuple[float, str]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        return loop.entropy.random(), loop.entropy.token()
+
+    assert run_virtual(drawn(), seed=3) == run_virtual(drawn(), seed=3) != run_virtual(drawn(), seed=4)
+    assert run_virtual(drawn()) == run_virtual(drawn(), seed=0)
+
+
+async def test_sockets_are_waited_for() -> None:
+    """What comes over a socket is given real time before the clock jumps to a timer."""
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    with ours, theirs:
+        ours.setblocking(False)
+        received = asyncio.ensure_future(loop.sock_recv(ours, 10))
+        await asyncio.sleep(0)
+        theirs.send(b"hello")
+        async with asyncio.timeout(1e-3):
+            assert await received == b"hello"
+    assert loop.time() == 0.0
 
 
 @pytest.mark.virtual_time(seed=7)

@@ -1,0 +1,72 @@
+"""ClientIP: who asks, by address."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from aresilience import arguments
+from aresilience.asgi.forwarded import Address, address_of, forwarded_for, from_the_right
+from aresilience.asgi.names import header_name
+from aresilience.asgi.types import Scope
+
+__all__ = ["ClientIP"]
+
+_BITS = 128
+
+
+class ClientIP:
+    """The address of the client, as a key: "203.0.113.7", "2001:db8:1:2::/64".
+
+    By default it is the peer's, the one that the connection comes from, and no header is believed: any
+    client can write X-Forwarded-For. Behind proxies the peer is the nearest of them, for all clients; then
+    say how many proxies there are.
+
+    - `trusted_hops`: the number of proxies in front that each add the address that they see to the header. The
+      client's is the one that the outermost of them added: so many from the right. Where that is missing or
+      cannot be read, the peer counts: the request did not come by that way.
+    - `ipv6_prefix`: bits of an IPv6 address that make the key. 64 by default: who has one address has 2^64.
+    - `header`: "x-forwarded-for" (also for headers that hold a single address and that a proxy overwrites, such
+      as CF-Connecting-IP), or "forwarded" for RFC 7239.
+
+    IPv4 addresses inside IPv6 ones are IPv4. A peer without an address (a unix socket) is "unknown". A server
+    that rewrites the peer by itself (uvicorn does, for what comes from the loopback; `--no-proxy-headers` ends
+    that) must not be told to trust more than these hops.
+    """
+
+    __slots__ = ("_header", "_hops", "_mask", "_prefix", "_structured")
+
+    def __init__(
+        self, *, trusted_hops: int = 0, ipv6_prefix: int = 64, header: str = "x-forwarded-for"
+    ) -> None:
+        self._hops = arguments.count("ClientIP: trusted_hops", trusted_hops, least=0)
+        self._prefix = arguments.count("ClientIP: ipv6_prefix", ipv6_prefix)
+        if ipv6_prefix > _BITS:
+            raise ValueError(f"ClientIP: ipv6_prefix must be at most {_BITS}, got {ipv6_prefix!r}")
+        self._header = header_name("ClientIP: header", header).encode("ascii")
+        self._structured = self._header == b"forwarded"
+        self._mask = (1 << _BITS) - (1 << (_BITS - ipv6_prefix))
+
+    def __call__(self, scope: Scope) -> str:
+        address = self._forwarded(scope) if self._hops else None
+        if address is None:
+            peer = scope.get("client")
+            address = address_of(str(peer[0])) if peer else None
+        if address is None:
+            return "unknown"
+        if isinstance(address, ipaddress.IPv4Address) or self._prefix == _BITS:
+            return str(address)
+        return f"{ipaddress.IPv6Address(int(address) & self._mask)}/{self._prefix}"
+
+    def _forwarded(self, scope: Scope) -> Address | None:
+        """What the outermost of our proxies saw; several lines of a header are one list."""
+        lines = [value for name, value in scope["headers"] if name == self._header]
+        if not lines:
+            return None
+        said = from_the_right(b",".join(lines).decode("latin-1"), self._hops, quotes=self._structured)
+        if said is not None and self._structured:
+            said = forwarded_for(said)
+        return None if said is None else address_of(said)
+
+    def __repr__(self) -> str:
+        header = self._header.decode("ascii")
+        return f"ClientIP(trusted_hops={self._hops}, ipv6_prefix={self._prefix}, header={header!r})"

@@ -1,0 +1,166 @@
+"""RateLimitMiddleware: limits at the door, on several levels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+from aresilience.asgi.answers import Answers, Told, answers_for
+from aresilience.asgi.fields import Level, tightest_name
+from aresilience.asgi.limit import Limit
+from aresilience.asgi.passage import passage
+from aresilience.asgi.types import ASGIApp, Message, Receive, Scope, Send
+from aresilience.errors import BackendError
+from aresilience.limiter import Decision, RateLimited, acquire_all
+
+__all__ = ["RateLimitMiddleware"]
+
+_log = logging.getLogger("aresilience")
+
+
+class RateLimitMiddleware:
+    """Charges each request to every limit that is meant for it, all or none, and answers 429 if one refuses.
+
+        RateLimitMiddleware(app, limits=[
+            Limit(gateway, key="", advertise=False),                   # all requests together
+            Limit(per_client, key=ClientIP(trusted_hops=1)),
+            Limit(logins, key=ClientIP(trusted_hops=1), paths=["/login"], methods=["POST"]),
+            Limit(per_user, key=lambda scope: scope["user"].id),       # inside the authentication
+        ])
+
+    Nobody waits here: waiting requests are what an overloaded service has too many of. A limiter charges a
+    request once for a key, however often its limit is met, in a mounted application, say.
+
+    - `headers`: tell of the limits on responses that were admitted too, not only on refusals.
+    - `legacy_headers`: "RateLimit" or "X-RateLimit", to tell of them by those names too.
+    - `websockets`: opening one is a request, and refused before it is accepted.
+    - `default_retry_after`, `max_retry_after`: as for `RejectedMiddleware`.
+
+    When a limiter's backend fails, its `on_store_error` decides; under "raise" the answer is 503.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: Iterable[Limit],
+        headers: bool = True,
+        legacy_headers: str | None = None,
+        websockets: bool = True,
+        default_retry_after: float | timedelta = 1.0,
+        max_retry_after: float | timedelta = 86_400.0,
+    ) -> None:
+        self._answers = Answers(
+            "RateLimitMiddleware",
+            default_retry_after=default_retry_after,
+            max_retry_after=max_retry_after,
+            legacy_headers=legacy_headers,
+        )
+        self.app = app
+        self.limits = _checked(limits)
+        self._names = _distinct(self.limits)
+        self._headers = headers
+        self._types = ("http", "websocket") if websockets else ("http",)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in self._types:
+            await self.app(scope, receive, send)
+            return
+        charged = passage(scope).charged
+        asked: dict[tuple[int, str], tuple[Limit, int]] = {}
+        for limit in self.limits:
+            ask = await limit.ask(scope)
+            if ask is not None:
+                mark = (id(limit.limiter), ask[0])
+                if mark not in charged and mark not in asked:
+                    asked[mark] = (limit, ask[1])
+        if not asked:
+            await self.app(scope, receive, send)
+            return
+        try:
+            decisions = await _acquire([(limit, key, cost) for (_, key), (limit, cost) in asked.items()])
+        except RateLimited as refusal:
+            met = [limit for limit, _ in asked.values()]
+            answers = answers_for(scope, self._answers)
+            await answers(refusal, scope, receive, send, self._told(refusal, met))
+            return
+        except BackendError as error:
+            _log.warning("a rate limit could not be asked: %s", type(error).__name__)
+            await answers_for(scope, self._answers)(error, scope, receive, send)
+            return
+        charged.update(asked)
+        levels = self._levels([limit for limit, _ in asked.values()], decisions) if self._headers else ()
+        await self.app(scope, receive, self._telling(send, levels) if levels else send)
+
+    def _levels(self, limits: Sequence[Limit], decisions: Sequence[Decision]) -> list[Level]:
+        """What clients may know of."""
+        return [
+            Level(self._names[limit], limit.limiter, decision)
+            for limit, decision in zip(limits, decisions, strict=True)
+            if limit.advertise
+        ]
+
+    def _told(self, refusal: RateLimited, met: Sequence[Limit]) -> Told:
+        if refusal.decision is None:
+            return Told()
+        refused = [limit for limit in met if limit.limiter is refusal.limiter][:1]
+        levels = self._levels(refused, [refusal.decision] * len(refused))
+        return Told([tightest_name(level) for level in levels], self._answers.fields(levels))
+
+    def _telling(self, send: Send, levels: Sequence[Level]) -> Send:
+        """A `send` that adds the header fields when the response starts."""
+
+        async def telling(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = list(message.get("headers", ()))
+                has = {bytes(name).lower() for name, _ in present}
+                for name, value in self._answers.fields(levels):
+                    field = name.encode("ascii")
+                    # The two fields are lists, and may come on several lines; the old names may not.
+                    if field in (b"ratelimit", b"ratelimit-policy") or field not in has:
+                        present.append((field, value.encode("ascii")))
+                message = {**message, "headers": present}
+            await send(message)
+
+        return telling
+
+
+async def _acquire(asks: Sequence[tuple[Limit, str, int]]) -> Sequence[Decision]:
+    """The decisions of all, or the `RateLimited` of one."""
+    if len(asks) > 1:
+        return await acquire_all(*((limit.limiter, key, cost) for limit, key, cost in asks))
+    limit, key, cost = asks[0]
+    decision = await limit.limiter.try_acquire(key, cost)
+    if not decision:
+        raise RateLimited(
+            f"rate limit {limit.limiter.name!r}",
+            retry_after=decision.retry_after,
+            decision=decision,
+            limiter=limit.limiter,
+        )
+    return (decision,)
+
+
+def _checked(limits: Iterable[Limit]) -> tuple[Limit, ...]:
+    where = "RateLimitMiddleware: limits"
+    if not isinstance(limits, Iterable):
+        raise TypeError(f"{where} must be a list of Limit, got {limits!r}")
+    found = tuple(limits)
+    for limit in found:
+        if not isinstance(limit, Limit):
+            raise TypeError(f"{where} must be a list of Limit, got {limit!r}: write Limit(limiter, key=…)")
+    if not found:
+        raise ValueError(f"{where} must not be empty")
+    return found
+
+
+def _distinct(limits: Sequence[Limit]) -> dict[Limit, str]:
+    """A name for each: header fields tell them apart by it."""
+    names: dict[Limit, str] = {}
+    for limit in limits:
+        name, number = limit.name, 2
+        while name in names.values():
+            name, number = f"{limit.name}-{number}", number + 1
+        names[limit] = name
+    return names

@@ -1,0 +1,37 @@
+"""State in this process: what every primitive has without a backend, or several share with one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from aresilience import arguments
+from aresilience.backend.backend import Backend
+
+__all__ = ["MemoryBackend"]
+
+
+class MemoryBackend(Backend):
+    """No task, no I/O: what is in it expires lazily. `max_keys` bounds each kind of state.
+
+    Primitives with the same kind and name on the same backend share their state, as they would on Redis.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_keys: int = 1_000_000,
+        prefix: str = "ar",
+        deadline: float | timedelta = 0.25,
+    ) -> None:
+        super().__init__(prefix=prefix, deadline=deadline)
+        self.max_keys = arguments.count("MemoryBackend: max_keys", max_keys)
+
+    async def ping(self) -> float:
+        return 0.0
+
+    async def _open(self) -> None: ...
+
+    async def _close(self) -> None: ...
+
+    def _state(self) -> str:
+        return f"of at most {self.max_keys} keys"

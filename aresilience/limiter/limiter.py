@@ -1,0 +1,460 @@
+"""The shell of the rate limiter: asks the store, waits its turn, and has an answer when the store has none."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from aresilience import arguments
+from aresilience.backend import Backend, MemoryBackend
+from aresilience.clock import LoopClock
+from aresilience.deadline import time_remaining
+from aresilience.errors import BackendError
+from aresilience.events import CallRejected, Listener, StoreDegraded
+from aresilience.limiter.algorithm import Algorithm
+from aresilience.limiter.decision import Decision, NearLimit, RateLimited, decision_of
+from aresilience.limiter.fixed_window import FixedWindow
+from aresilience.limiter.gcra import Gcra
+from aresilience.limiter.memory import MemoryLimiterStore
+from aresilience.limiter.rate import MICROS, Rate, parse_rates
+from aresilience.limiter.reservation import Reservation
+from aresilience.limiter.sliding_log import SlidingLog
+from aresilience.limiter.sliding_window import SlidingWindow
+from aresilience.limiter.store import Ask, Grant, LimiterStore, Meter
+from aresilience.policy import Layer, Policy
+
+__all__ = ["RateLimiter"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+AlgorithmName = Literal["gcra", "sliding_window", "fixed_window", "sliding_log"]
+OnStoreError = Literal["allow", "refuse", "raise", "local"]
+
+_FOREVER = 2**51
+_MOST_MICROS = 2**50
+_EXACT = 2**52
+_REFUSED_FOR = 1.0
+
+
+class RateLimiter(Policy):
+    """So many tokens in a time, for each key.
+
+    - `rate`: "100/s", "20/10s", or several of which all must admit: "1000/min; 20000/h".
+    - `burst`: tokens at once (the limit of the rate, unless said); only for "gcra", and one rate.
+    - `algorithm`: "gcra" (a token bucket), "sliding_window", "fixed_window" or "sliding_log" (exact, but an
+      entry for each token).
+    - `key`: as a policy, the key of a call, from its arguments. Without it all calls share one.
+    - `max_wait`: as a policy, how long a call may wait for its token, in seconds; without it a call is
+      refused at once. It is the default of `acquire` and `reserve` too, which without it wait for ever.
+    - `name`: by which processes share the limit on a backend, and needed there.
+    - `shadow`: refuses nothing, and tells what it would have refused.
+    - `near_limit`: the share of the limit from which on `NearLimit` is told.
+    - `on_store_error`: when the backend fails: "local" counts in this process, with `local_share` of the
+      limit; "allow", "refuse" or "raise".
+    - `deny_cache`: remember refusals, and repeat them without asking the backend until they end.
+    - `max_keys`: keys kept in this process, at most.
+    """
+
+    __slots__ = (
+        "_backend_name",
+        "_clock",
+        "_denied",
+        "_key",
+        "_local",
+        "_max_wait",
+        "_meters",
+        "_near",
+        "_on_store_error",
+        "_shadow",
+        "_share",
+        "algorithm",
+        "store",
+    )
+
+    layer = Layer.LIMIT
+    refusal = RateLimited
+
+    def __init__(
+        self,
+        rate: str,
+        *,
+        burst: int | None = None,
+        algorithm: AlgorithmName = "gcra",
+        key: Callable[..., str] | None = None,
+        max_wait: float | timedelta | None = None,
+        name: str | None = None,
+        shadow: bool = False,
+        near_limit: float = 0.8,
+        on_store_error: OnStoreError = "local",
+        local_share: float = 1.0,
+        deny_cache: bool = False,
+        max_keys: int = 1_000_000,
+        backend: Backend | None = None,
+        listeners: Iterable[Listener] = (),
+    ) -> None:
+        super().__init__(name, listeners)
+        kind = "RateLimiter"
+        arguments.choice(
+            f"{kind}: algorithm", algorithm, ("gcra", "sliding_window", "fixed_window", "sliding_log")
+        )
+        self.algorithm: AlgorithmName = algorithm
+        self._key = None if key is None else arguments.plain_function(f"{kind}: key", key)
+        self._max_wait = (
+            None if max_wait is None else arguments.duration(f"{kind}: max_wait", max_wait, zero=True)
+        )
+        self._shadow = shadow
+        self._near = arguments.fraction(f"{kind}: near_limit", near_limit)
+        arguments.choice(f"{kind}: on_store_error", on_store_error, ("allow", "refuse", "raise", "local"))
+        self._on_store_error = on_store_error
+        self._share = arguments.fraction(f"{kind}: local_share", local_share)
+        arguments.count(f"{kind}: max_keys", max_keys)
+        if backend is not None and name is None:
+            raise ValueError(f"{kind}: name is needed with a backend: it is what processes share by")
+        machines = _machines(parse_rates(f"{kind}: rate", rate), burst, algorithm)
+        self._meters = tuple(Meter(f"{self.name}:{algorithm}:{i}", m) for i, m in enumerate(machines))
+        self.store: LimiterStore = _store_on(backend, max_keys)
+        self._denied: dict[tuple[str, int], float] | None = {} if deny_cache else None
+        self._local: MemoryLimiterStore | None = None
+        self._clock = LoopClock()
+
+    # Asking
+
+    async def try_acquire(self, key: str = "", cost: int = 1) -> Decision:
+        """Take `cost` tokens now, or none. The decision is true if they were taken.
+
+        0 costs nothing and tells what is left. More than the limit holds is refused for ever.
+        """
+        ask = self.ask(key, cost)
+        never = self.never(ask)
+        if never is not None:
+            return self._judged(never, ask)
+        remembered = self._remembered(key, cost)
+        if remembered is not None:
+            return self._judged(remembered, ask)
+        try:
+            grant = await self.store.acquire(ask, 0)
+        except BackendError as error:
+            return self._judged(self._without_store(error, ask, 0)[0], ask)
+        decision = decision_of(ask, grant, grant.allowed)
+        if not decision.allowed:
+            self._remember(key, cost, decision)
+        return self._judged(decision, ask)
+
+    async def acquire(
+        self, key: str = "", cost: int = 1, timeout: float | timedelta | None = None
+    ) -> Decision:
+        """Take `cost` tokens, waiting for them: first come, first served.
+
+        Raises `RateLimited` at once if the wait would be longer than `timeout` (or `max_wait`, or what is
+        left of the ambient deadline). Who is cancelled while waiting gives the tokens back.
+        """
+        reservation = await self.reserve(key, cost, max_wait=timeout)
+        await reservation.wait()
+        return reservation.decision
+
+    async def reserve(
+        self, key: str = "", cost: int = 1, *, max_wait: float | timedelta | None = None
+    ) -> Reservation:
+        """Take `cost` tokens that will be there in `reservation.delay` seconds, without waiting for them.
+
+        Raises `RateLimited` if that is longer than `max_wait`.
+        """
+        ask = self.ask(key, cost)
+        limit = self.longest_wait(max_wait)
+        never = self.never(ask)
+        if never is not None:
+            return self._unheld(never, ask)
+        try:
+            grant = await self.store.acquire(ask, limit)
+        except BackendError as error:
+            return self.reserve_without_store(error, ask, limit)
+        return self.reserved(self.store, ask, grant)
+
+    def reserved(
+        self, store: LimiterStore, ask: Ask, grant: Grant, *, degraded: bool = False
+    ) -> Reservation:
+        """The reservation for a grant; `RateLimited` if it was none."""
+        decision = self._judged(decision_of(ask, grant, grant.allowed, degraded=degraded), ask)
+        if not decision.allowed:
+            raise self._refusal(decision)
+        return Reservation(store, ask if grant.allowed else (), grant, decision)
+
+    def reserve_without_store(self, error: BackendError, ask: Ask, max_wait: int) -> Reservation:
+        """A reservation by what `on_store_error` says."""
+        decision, grant = self._without_store(error, ask, max_wait)
+        if grant is None:
+            return self._unheld(decision, ask)
+        return self.reserved(self._local_store(), self._local_ask(ask), grant, degraded=True)
+
+    def _unheld(self, decision: Decision, ask: Ask) -> Reservation:
+        """A reservation of nothing, if the decision (or shadow mode) allows."""
+        judged = self._judged(decision, ask)
+        if not judged.allowed:
+            raise self._refusal(judged)
+        return Reservation(self.store, (), Grant(True, 0, 0, ()), judged)
+
+    async def peek(self, key: str = "") -> Decision:
+        """What a key has left; takes nothing. Raises `BackendError` if the store fails."""
+        ask = self.ask(key, 1)
+        grant = await self.store.peek(ask)
+        return decision_of(ask, grant, grant.at == grant.now)
+
+    async def set_rate(self, rate: str, *, burst: int | None = None) -> None:
+        """Change the rate from now on, in this process; the number of rates stays the same.
+
+        What was taken stays taken: a bucket keeps the time until it is full, a window its count. Waiters keep
+        their times. With a smaller limit a key may have less than nothing left, and recovers by itself.
+        """
+        machines = _machines(parse_rates("RateLimiter.set_rate: rate", rate), burst, self.algorithm)
+        if len(machines) != len(self._meters):
+            raise ValueError(
+                f"RateLimiter.set_rate: rate must have {len(self._meters)} rates, as before, got {rate!r}"
+            )
+        for meter, machine in zip(self._meters, machines, strict=True):
+            meter.algorithm = machine
+            if isinstance(self.store, MemoryLimiterStore):
+                self.store.table(meter)
+        if self._denied is not None:
+            self._denied.clear()
+
+    @property
+    def shadowed(self) -> bool:
+        """Whether it is in shadow mode."""
+        return self._shadow
+
+    @property
+    def rates(self) -> tuple[tuple[Rate, int], ...]:
+        """Each rate, and the most tokens at once."""
+        return tuple((m.algorithm.rate, m.algorithm.capacity) for m in self._meters)
+
+    def ask(self, key: str, cost: int) -> Ask:
+        """The parts that a key and a cost stand for."""
+        if not isinstance(key, str):
+            raise TypeError(f"{self.name}: key must be a string, got {key!r} ({type(key).__name__})")
+        if cost != 1:
+            arguments.count(f"{self.name}: cost", cost, least=0)
+        return tuple([(meter, key, cost) for meter in self._meters])
+
+    # As a policy
+
+    def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        key_of, store = self._key, self.store
+        if isinstance(store, MemoryLimiterStore) and self._is_one_bucket():
+            return self._around_a_bucket(fn, store)
+
+        async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
+            key = "" if key_of is None else key_of(*args, **kwargs)
+            if self._max_wait:
+                await self.acquire(key)
+            else:
+                decision = await self.try_acquire(key)
+                if not decision.allowed:
+                    raise self._refusal(decision)
+            return await fn(*args, **kwargs)
+
+        return limited
+
+    def _is_one_bucket(self) -> bool:
+        one = len(self._meters) == 1 and isinstance(self._meters[0].algorithm, Gcra)
+        return one and self._key is None and not self._max_wait and not self._shadow
+
+    def _around_a_bucket(
+        self, fn: Callable[P, Awaitable[T]], store: MemoryLimiterStore
+    ) -> Callable[P, Coroutine[Any, Any, T]]:
+        """`around` for the most common limit, a bucket in this process: `Gcra.earliest` and `take` in place."""
+        meter, clock, listeners = self._meters[0], store.clock, self._listeners
+        states = store.table(meter).states
+
+        async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
+            now = int(clock.now() * MICROS) + store.shift if clock.is_running() else store.now()
+            bucket: Gcra = meter.algorithm  # type: ignore[assignment]
+            units = now * bucket.scale
+            full = states.get("")
+            if full is None or listeners:
+                decision = await self.try_acquire()
+                if not decision.allowed:
+                    raise self._refusal(decision)
+            elif full <= units - bucket.scale:
+                states[""] = units + bucket.step
+            elif full + bucket.step - units <= bucket.depth:
+                states[""] = full + bucket.step
+            else:
+                raise self._refusal(await self.try_acquire())
+            return await fn(*args, **kwargs)
+
+        return limited
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    # Answers
+
+    def _refusal(self, decision: Decision) -> RateLimited:
+        wait = decision.retry_after
+        when = "ever: it costs more than the limit holds" if wait is None else f"for another {wait:.3g} s"
+        return RateLimited(
+            f"rate limit {self.name!r} does not allow it {when}",
+            retry_after=wait,
+            decision=decision,
+            limiter=self,
+        )
+
+    def never(self, ask: Ask) -> Decision | None:
+        """The refusal of an ask that no wait can help."""
+        for meter, _, cost in ask:
+            if cost > meter.algorithm.capacity:
+                return Decision(False, meter.algorithm.capacity, meter.algorithm.capacity, None, 0.0)
+        return None
+
+    def _judged(self, decision: Decision, ask: Ask) -> Decision:
+        """Tell what is to be told; in shadow mode, turn a refusal into a yes."""
+        if self._listeners:
+            if not decision.allowed:
+                now = self._clock.read()
+                self._listeners.tell(CallRejected(self.name, now, decision.retry_after, self._shadow))
+            else:
+                self._tell_if_near(decision, ask[0][2])
+        if decision.allowed or not self._shadow:
+            return decision
+        return Decision(
+            True,
+            decision.limit,
+            decision.remaining,
+            decision.retry_after,
+            decision.reset_after,
+            decision.degraded,
+            shadowed=True,
+        )
+
+    def _tell_if_near(self, decision: Decision, cost: int) -> None:
+        used = decision.limit - decision.remaining
+        if cost and used >= self._near * decision.limit > used - cost:
+            now = self._clock.read()
+            self._listeners.tell(NearLimit(self.name, now, decision.remaining, decision.limit))
+
+    def longest_wait(self, asked: float | timedelta | None) -> int:
+        """The microseconds that a wait may take, by what was asked, by default, and by the deadline."""
+        wait = self._max_wait
+        if asked is not None:
+            wait = arguments.duration(f"{self.name}: timeout", asked, zero=True)
+        left = time_remaining()
+        if left is not None:
+            wait = left if wait is None else min(wait, left)
+        return _FOREVER if wait is None else min(_FOREVER, int(wait * MICROS))
+
+    def _remembered(self, key: str, cost: int) -> Decision | None:
+        if self._denied is None:
+            return None
+        until = self._denied.get((key, cost))
+        if until is None:
+            return None
+        left = until - self._clock.read()
+        if left <= 0:
+            del self._denied[key, cost]
+            return None
+        return Decision(False, self._meters[0].algorithm.capacity, 0, left, left)
+
+    def _remember(self, key: str, cost: int, decision: Decision) -> None:
+        if self._denied is not None and decision.retry_after is not None:
+            if len(self._denied) >= 10_000:
+                self._denied.clear()
+            self._denied[key, cost] = self._clock.read() + decision.retry_after
+
+    # Without the store
+
+    def _without_store(self, error: BackendError, ask: Ask, max_wait: int) -> tuple[Decision, Grant | None]:
+        """What `on_store_error` says; the grant, if it was counted in this process."""
+        answer = self._on_store_error
+        if self._listeners:
+            self._listeners.tell(StoreDegraded(self.name, self._clock.read(), error, answer))
+        if answer == "raise":
+            raise error
+        capacity = ask[0][0].algorithm.capacity
+        if answer == "allow":
+            return Decision(True, capacity, capacity, 0.0, 0.0, degraded=True), None
+        if answer == "refuse":
+            return Decision(False, capacity, 0, _REFUSED_FOR, _REFUSED_FOR, degraded=True), None
+        local = self._local_ask(ask)
+        grant = self._local_store().acquire_now(local, max_wait)
+        return decision_of(local, grant, grant.allowed, degraded=True), grant
+
+    def _local_store(self) -> MemoryLimiterStore:
+        if self._local is None:
+            self._local = MemoryLimiterStore()
+        return self._local
+
+    def _local_ask(self, ask: Ask) -> Ask:
+        """The same, of this process's share."""
+        if self._share == 1.0:
+            return ask
+        return tuple(
+            (Meter(meter.name, _shrunk(meter.algorithm, self._share)), key, cost)
+            for meter, key, cost in ask
+        )
+
+    def __repr__(self) -> str:
+        rates = "; ".join(str(rate) for rate, _ in self.rates)
+        return f"<RateLimiter {self.name!r} {rates} by {self.algorithm}>"
+
+
+def _machines(rates: tuple[Rate, ...], burst: int | None, algorithm: AlgorithmName) -> list[Algorithm]:
+    if burst is not None:
+        arguments.count("RateLimiter: burst", burst)
+        if algorithm != "gcra":
+            raise ValueError(f"RateLimiter: burst belongs to gcra; {algorithm} holds its limit, no more")
+        if len(rates) > 1:
+            raise ValueError("RateLimiter: burst needs a single rate; of several, each holds its limit")
+    return [_machine(rate, burst, algorithm) for rate in rates]
+
+
+def _machine(rate: Rate, burst: int | None, algorithm: AlgorithmName) -> Algorithm:
+    if algorithm == "gcra":
+        machine = Gcra(rate, rate.limit if burst is None else burst)
+        if machine.depth // rate.limit > _MOST_MICROS:
+            raise ValueError(
+                f"RateLimiter: burst must refill within 35 years, got {machine.capacity} at {rate}"
+            )
+        return machine
+    if algorithm == "fixed_window":
+        return FixedWindow(rate)
+    if algorithm == "sliding_log":
+        return SlidingLog(rate)
+    sliding = SlidingWindow(rate)
+    if rate.limit * sliding.steps > _EXACT:
+        raise ValueError(
+            f"RateLimiter: rate must be at most {_EXACT // sliding.steps} for a sliding_window, got {rate}"
+        )
+    return sliding
+
+
+def _shrunk(algorithm: Algorithm, share: float) -> Algorithm:
+    rate = algorithm.rate
+    less = Rate(max(1, int(rate.limit * share)), rate.period)
+    if isinstance(algorithm, Gcra):
+        return Gcra(less, max(1, int(algorithm.capacity * share)))
+    return type(algorithm)(less)  # type: ignore[call-arg]
+
+
+def _store_on(backend: Backend | None, max_keys: int) -> LimiterStore:
+    if backend is None:
+        return MemoryLimiterStore(max_keys)
+    if isinstance(backend, MemoryBackend):
+        most = min(max_keys, backend.max_keys)
+        return backend.shared("limiter", "", lambda: MemoryLimiterStore(most))
+    from aresilience.backend.redis import RedisBackend
+
+    if isinstance(backend, RedisBackend):
+        from aresilience.limiter.redis import RedisLimiterStore
+
+        redis = backend
+        return redis.shared("limiter", "", lambda: RedisLimiterStore(redis))
+    raise TypeError(f"RateLimiter: backend must come from ar.connect(…), got {backend!r}")

@@ -1,0 +1,84 @@
+"""Does the price of a call stay the same when there are 100,000 of something?
+
+Each subject is measured by itself, at all sizes in each round, and compared with itself at the smallest.
+A slice is long enough to touch everything there is. What the caches of the machine do to 100,000 of
+anything is part of every figure: the controls show what they do to plain objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from benchmarks.fresh import in_fresh_process
+from benchmarks.harness import Done, Settings, Slice, Spread, calibrate, interleave, ratios, short
+from benchmarks.results import Report, Verdict
+
+__all__ = ["Growth", "Subject"]
+
+_SIZES = (1, 10, 100, 1_000, 10_000, 100_000)
+_SLICE = 5  # times that of a row of calls
+
+Setup: TypeAlias = Callable[[int, AsyncExitStack], Awaitable[Slice]]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """`setup` makes so many and returns the slice that uses them; the stack takes what is to be undone."""
+
+    name: str
+    setup: Setup
+    goal: float | None = None
+    """At most so many times the price at the smallest size."""
+    control: str = ""
+    """The subject whose growth is to be told beside this one's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Subjects that grow."""
+
+    name: str
+    title: str
+    subjects: tuple[Subject, ...]
+    notes: tuple[str, ...] = ()
+
+    def measure(self, settings: Settings, done: Done) -> Report:
+        """Each subject in a process of its own."""
+        sizes = tuple(f"{size:,}" for size in _SIZES)
+        header = ("÷ the smallest", *sizes, "total, ns, for orientation")
+        report = Report(self.title, header, notes=list(self.notes))
+        growth: dict[str, list[Spread]] = {}
+        for part, subject in enumerate(self.subjects):
+            taken: dict[int, list[float]] = in_fresh_process(self.name, part, settings)
+            done((part + 1) / len(self.subjects))
+            smallest, *larger = (taken[size] for size in _SIZES)
+            growth[subject.name] = [Spread.of(ratios(each, smallest)) for each in larger]
+            nanoseconds = f"{Spread.of(smallest).median:,.0f} → {Spread.of(larger[-1]).median:,.0f}"
+            report.rows.append((subject.name, "1", *map(str, growth[subject.name]), nanoseconds))
+        report.verdicts = [
+            _verdict(subject, subject.goal, growth) for subject in self.subjects if subject.goal is not None
+        ]
+        return report
+
+    def sample(self, part: int, settings: Settings) -> dict[int, list[float]]:
+        """One subject, at each size."""
+        return settings.run(_measured(self.subjects[part].setup, settings))
+
+
+def _verdict(subject: Subject, goal: float, growth: Mapping[str, Sequence[Spread]]) -> Verdict:
+    worst = max(growth[subject.name], key=lambda spread: spread.median)
+    found = f"{worst}×"
+    if subject.control:
+        found += f"; {subject.control}: {short(max(spread.median for spread in growth[subject.control]))}×"
+    return Verdict(f"{subject.name}: ≤ {goal:g}× up to {_SIZES[-1]:,}", found, worst.median <= goal)
+
+
+async def _measured(setup: Setup, settings: Settings) -> dict[int, list[float]]:
+    async with AsyncExitStack() as stack:
+        slices = {size: await setup(size, stack) for size in _SIZES}
+        enough = await calibrate(slices[_SIZES[0]], settings.slice_ns * _SLICE)
+        times = {size: max(size, enough) for size in _SIZES}
+        return await interleave(slices, times, settings.growth_rounds)

@@ -1,0 +1,18 @@
+"""A small shop on a bad day, twice: `python -m examples.shop`.
+
+Two copies of the same shop get the same visitors and ask two copies of the same inventory service,
+which goes through the same bad day (`script.py`). One shop calls it plainly, the other through a
+pipeline (`protection.py`). All are real ASGI services on the loopback, in processes of their own.
+
+The protected shop makes promises (`promises.py`); the exit status is 0 only if it kept them all:
+
+- at least 99.5 % of the visitors get an answer, fresh or degraded;
+- 99 of 100 answers, whatever they say, come within 1 s;
+- while the inventory is down it gets at most 20 % of the calls that the unprotected shop sends;
+- the breaker opens within 2 s of the outage, and is closed for good 2.5 s after its end;
+- before the first trouble, and from 2.5 s after the outage, at least 99 % of the answers are fresh;
+- while the inventory is flaky, at least 85 % are.
+
+To add a pattern: its routes in `service.py`, its policy in `protection.py`, its promise in
+`promises.py`.
+"""

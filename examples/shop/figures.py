@@ -1,0 +1,77 @@
+"""What was measured, and the numbers that can be had from it."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+
+__all__ = ["Answer", "Kind", "Side", "percentile", "share"]
+
+
+class Kind(enum.Enum):
+    """What a visitor got."""
+
+    FRESH = "fresh"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A visitor who came at second `at` of the day got this after `took` seconds.
+
+    `late`: how much of that passed before we even sent the request, because this process was busy.
+    """
+
+    at: float
+    took: float
+    kind: Kind
+    late: float
+
+
+@dataclass(slots=True)
+class Side:
+    """All that is known of one shop's day. Times are seconds of the day."""
+
+    name: str
+    answers: list[Answer] = field(default_factory=list)
+    calls: dict[str, list[float]] = field(default_factory=dict)
+    """The calls that reached its inventory, by phase."""
+    states: list[tuple[float, str]] = field(default_factory=list)
+    """When its breaker changed, and to what."""
+    retries: int = 0
+    degraded_by: dict[str, int] = field(default_factory=dict)
+
+    def between(self, begin: float, end: float) -> list[Answer]:
+        """The answers to those who came then, whenever they were answered."""
+        return [answer for answer in self.answers if begin <= answer.at < end]
+
+    def wasted(self) -> float:
+        """Seconds that visitors waited for something that was not fresh."""
+        return sum(answer.took for answer in self.answers if answer.kind is not Kind.FRESH)
+
+    def breaker(self, end: float) -> Iterator[tuple[float, float, str]]:
+        """From when to when its breaker was in which state, up to `end`."""
+        changes = [(0.0, "closed"), *self.states, (end, "")]
+        for (begin, state), (until, _) in pairwise(changes):
+            yield begin, until, state
+
+    def peak(self) -> int:
+        """The most visitors that waited at once."""
+        steps = [(a.at, 1) for a in self.answers] + [(a.at + a.took, -1) for a in self.answers]
+        return max(accumulate(step for _, step in sorted(steps)), default=0)
+
+
+def share(answers: Iterable[Answer], *kinds: Kind) -> float:
+    """The share of these kinds; nan if there are no answers."""
+    hits = [answer.kind in kinds for answer in answers]
+    return sum(hits) / len(hits) if hits else math.nan
+
+
+def percentile(answers: Iterable[Answer], p: float) -> float:
+    """The time within which `p` of the answers came (nearest rank); nan if there are none."""
+    times = sorted(answer.took for answer in answers)
+    return times[math.ceil(p * len(times)) - 1] if times else math.nan

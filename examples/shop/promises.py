@@ -1,0 +1,64 @@
+"""What the protected shop promises, and whether it kept it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from examples.shop.figures import Kind, Side, percentile, share
+from examples.shop.script import LENGTH, OUTAGE, RECOVERY, span
+
+__all__ = ["P99", "Promise", "promises"]
+
+P99 = 1.0
+"""Seconds within which 99 of 100 answers come."""
+_SETTLED = 2.5
+"""Seconds after the outage from which everything is as before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One promise, what was measured, and whether that keeps it."""
+
+    text: str
+    measured: str
+    kept: bool
+
+
+def promises(plain: Side, protected: Side) -> Iterator[Promise]:
+    """Every promise, judged by the measurement. A figure that is missing (nan) keeps none."""
+    answered = share(protected.answers, Kind.FRESH, Kind.DEGRADED)
+    yield Promise("answered, fresh or degraded: ≥ 99.5 %", f"{answered:.2%}", answered >= 0.995)
+
+    p99 = percentile(protected.answers, 0.99)
+    yield Promise(f"p99 of all answers: ≤ {P99:g} s", f"{p99:.3f} s", p99 <= P99)
+
+    sent, reference = len(protected.calls[OUTAGE]), len(plain.calls[OUTAGE])
+    measured = f"{sent} of {reference}"
+    yield Promise("calls during the outage: ≤ 20 % of the unprotected", measured, sent <= 0.2 * reference)
+
+    yield from _breaker(protected)
+
+    for text, least, (begin, end) in (
+        ("fresh while calm: ≥ 99 %", 0.99, span("calm")),
+        ("fresh while flaky: ≥ 85 %", 0.85, span("flaky")),
+        (f"fresh from {_SETTLED:g} s after the outage: ≥ 99 %", 0.99, (span(OUTAGE)[1] + _SETTLED, LENGTH)),
+    ):
+        fresh = share(protected.between(begin, end), Kind.FRESH)
+        yield Promise(text, f"{fresh:.2%}", fresh >= least)
+
+
+def _breaker(protected: Side) -> Iterator[Promise]:
+    down, up = span(OUTAGE)
+    opened = [t - down for t, state in protected.states if state == "open" and down <= t < up]
+    yield Promise(
+        "breaker open: ≤ 2 s into the outage",
+        f"{opened[0]:.2f} s" if opened else "never",
+        bool(opened) and opened[0] <= 2.0,
+    )
+    t, state = protected.states[-1] if protected.states else (0.0, "never open")
+    yield Promise(
+        f"breaker closed for good: ≤ {_SETTLED:g} s into the {RECOVERY}",
+        f"{t - up:.2f} s" if state == "closed" else state,
+        state == "closed" and t - up <= _SETTLED,
+    )

@@ -1,0 +1,97 @@
+"""What the day was like, in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from examples.shop.figures import Answer, Kind, Side, percentile, share
+from examples.shop.promises import Promise
+from examples.shop.script import DAY, OUTAGE, span
+
+__all__ = ["by_phase", "events", "promised", "punctuality", "side_by_side"]
+
+
+def side_by_side(console: Console, sides: list[Side]) -> None:
+    """The whole day of both shops."""
+    table = Table(title="the whole day", title_justify="left", title_style="bold")
+    table.add_column("")
+    for side in sides:
+        table.add_column(side.name, justify="right")
+
+    def count(side: Side, kind: Kind) -> str:
+        return str(sum(answer.kind is kind for answer in side.answers))
+
+    rows = {
+        "visitors": [str(len(side.answers)) for side in sides],
+        "  fresh": [count(side, Kind.FRESH) for side in sides],
+        "  degraded (from memory)": [count(side, Kind.DEGRADED) for side in sides],
+        "  failed": [count(side, Kind.FAILED) for side in sides],
+        "answered": [f"{share(side.answers, Kind.FRESH, Kind.DEGRADED):.1%}" for side in sides],
+        "p50": [_ms(percentile(side.answers, 0.5)) for side in sides],
+        "p99": [_ms(percentile(side.answers, 0.99)) for side in sides],
+        "time wasted (no fresh answer came of it)": [f"{side.wasted():.0f} s" for side in sides],
+        "time waited in all": [f"{sum(answer.took for answer in side.answers):.0f} s" for side in sides],
+        "most visitors waiting at once": [str(side.peak()) for side in sides],
+        "calls that reached the inventory": [str(sum(map(len, side.calls.values()))) for side in sides],
+        "  of these while it was down": [str(len(side.calls[OUTAGE])) for side in sides],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    console.print(table)
+
+
+def by_phase(console: Console, sides: list[Side]) -> None:
+    """Phase by phase: who came then, and what they got."""
+    table = Table(
+        title="phase by phase: fresh / degraded / failed", title_justify="left", title_style="bold"
+    )
+    table.add_column("")
+    for side in sides:
+        table.add_column(side.name, justify="right")
+        table.add_column("p99", justify="right")
+    for phase in DAY:
+        cells = []
+        for side in sides:
+            came = side.between(*span(phase.name))
+            cells += [_shares(came), _ms(percentile(came, 0.99))]
+        table.add_row(phase.name, *cells)
+    console.print(table)
+
+
+def events(console: Console, side: Side) -> None:
+    """What its policies did."""
+    reasons = sorted(side.degraded_by.items(), key=lambda item: -item[1])
+    why = ", ".join(f"{error} {count}" for error, count in reasons)
+    told = f"{side.retries} retries; from memory because of {why or 'nothing'}"
+    console.print(f"[bold]{side.name}:[/] {told}", highlight=False)
+
+
+def punctuality(console: Console, sides: list[Side]) -> None:
+    """Whether the visitors were sent on time; if not, the machine is what was measured."""
+    late = sorted(answer.late for side in sides for answer in side.answers)
+    p99 = late[int(0.99 * len(late))]
+    console.print(f"visitors were sent on time: 99 of 100 within {_ms(p99)}", highlight=False)
+    if p99 > 0.1:
+        console.print("[yellow]this machine was too busy to measure well: the waits are partly its own[/]")
+
+
+def promised(console: Console, promises: Iterable[Promise]) -> None:
+    """Each promise, with ✓ or ✗."""
+    table = Table(title="promises", title_justify="left", title_style="bold", box=None, show_header=False)
+    for promise in promises:
+        mark = "[green]✓[/]" if promise.kept else "[red]✗[/]"
+        table.add_row(mark, promise.text, promise.measured)
+    console.print(table)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms"
+
+
+def _shares(answers: list[Answer]) -> str:
+    colours = {Kind.FRESH: "green", Kind.DEGRADED: "yellow", Kind.FAILED: "red"}
+    parts = [f"[{colour}]{share(answers, kind):4.0%}[/]" for kind, colour in colours.items()]
+    return " / ".join(parts)

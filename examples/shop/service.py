@@ -1,0 +1,71 @@
+"""The shop front: shows products, and asks the inventory for what it shows."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+import aresilience as ar
+from examples.shop.protection import Journal, LastKnown, Stock, inventory_pipeline
+from examples.shop.serve import serve
+
+__all__ = ["Shop"]
+
+
+class Shop:
+    """One shop, protected or not: the only difference is the pipeline around `ask`."""
+
+    def __init__(self, inventory_url: str, *, protected: bool) -> None:
+        # As most services have it: the defaults of httpx, 5 s and 100 connections.
+        self._inventory = httpx.AsyncClient(base_url=inventory_url, trust_env=False)
+        self._last_known = LastKnown()
+        self._journal = Journal()
+        self._stock_of: Callable[[str], Awaitable[Stock]] = self.ask
+        if protected:
+            pipeline = inventory_pipeline(self._last_known)
+            pipeline.listen(self._journal)
+            self._stock_of = pipeline.wrap(self.ask)
+
+    async def ask(self, sku: str) -> Stock:
+        """What the inventory says, from the inventory."""
+        response = await self._inventory.get(f"/stock/{sku}")
+        stock = Stock(**response.raise_for_status().json())
+        self._last_known.keep(stock)
+        return stock
+
+    async def product(self, request: Request) -> Response:
+        try:
+            stock = await self._stock_of(request.path_params["sku"])
+        except (httpx.HTTPError, ar.AresilienceError) as error:
+            return JSONResponse({"error": type(error).__name__}, status_code=502)
+        return JSONResponse(asdict(stock))
+
+    async def events(self, request: Request) -> Response:
+        return JSONResponse(asdict(self._journal))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        async with self._inventory:
+            yield
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[Route("/products/{sku}", self.product), Route("/events", self.events)],
+            lifespan=self.lifespan,
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--inventory", required=True)
+    parser.add_argument("--protected", action="store_true")
+    options = parser.parse_args()
+    serve(Shop(options.inventory, protected=options.protected).app())

@@ -1,0 +1,93 @@
+"""The inventory service, which has the bad day."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from examples.shop.script import DAY, Ill, fate, phase_at
+from examples.shop.serve import serve
+
+__all__ = ["Inventory"]
+
+
+class Inventory:
+    """Knows how many there are of everything, and notes each call that reaches it.
+
+    `POST /begin` with the moment on the shared clock at which the day begins; before that it is well,
+    and notes nothing.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._begins: float | None = None
+        self._calls: dict[str, list[float]] = {phase.name: [] for phase in DAY}
+
+    async def begin(self, request: Request) -> Response:
+        self._begins = float((await request.json())["at"])
+        return Response(status_code=204)
+
+    async def stats(self, request: Request) -> Response:
+        """When calls came, by phase."""
+        return JSONResponse(self._calls)
+
+    async def stock(self, request: Request) -> Response:
+        if self._begins is not None:
+            t = time.monotonic() - self._begins
+            phase, passed = phase_at(t)
+            calls = self._calls[phase.name]
+            calls.append(t)
+            what = fate(phase, passed, len(calls), self._seed)
+            if what.ill is Ill.HANG:
+                return await _hang(request)
+            await asyncio.sleep(what.latency)
+            if what.ill is not None:
+                return _ILL[what.ill]
+        sku = request.path_params["sku"]
+        return JSONResponse({"sku": sku, "left": len(sku), "cents": 100 * len(sku) + 99})
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/stock/{sku}", self.stock),
+                Route("/begin", self.begin, methods=["POST"]),
+                Route("/stats", self.stats),
+            ]
+        )
+
+
+class _CutOff(Response):
+    """Promises a hundred bytes and sends one; the server then closes the connection."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"100")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{", "more_body": True})
+
+
+_ILL = {
+    Ill.BUSY: Response(status_code=503),
+    Ill.BUSY_FOR_A_SECOND: Response(status_code=503, headers={"Retry-After": "1"}),
+    Ill.CRASH: Response(status_code=500),
+    Ill.CUT_OFF: _CutOff(),
+}
+
+
+async def _hang(request: Request) -> Response:
+    """No answer, for as long as the caller waits."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    return Response(status_code=500)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, required=True)
+    serve(Inventory(parser.parse_args().seed).app())

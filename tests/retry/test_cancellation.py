@@ -1,0 +1,331 @@
+"""A cancellation is never retried, replaced, delayed or lost, whatever the user's predicate says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+import aresilience as ar
+from aresilience.testing import Recorder, cancel_sweep
+
+Call = Callable[[], Awaitable[Any]]
+
+
+async def by_call(retry: ar.Retry, fn: Call) -> Any:
+    """A call."""
+    return await retry.call(fn)
+
+
+async def by_loop(retry: ar.Retry, fn: Call) -> Any:
+    """The iterator form."""
+    result = None
+    async for attempt in retry:
+        async with attempt:
+            result = await fn()
+    return result
+
+
+FORMS = pytest.mark.parametrize("form", [by_call, by_loop])
+OPTIONS = pytest.mark.parametrize(
+    "options",
+    [{}, {"deadline": 60}, {"budget": ar.RetryBudget()}, {"nested": "outer"}],
+    ids=["plain", "deadline", "budget", "outer"],
+)
+Form = Callable[[ar.Retry, Call], Awaitable[Any]]
+
+
+def everything(error: BaseException) -> bool:
+    """The broadest predicate."""
+    return True
+
+
+def not_a_value_error(error: BaseException) -> bool:
+    """What tenacity's retry_if_not_exception_type(ValueError) amounts to."""
+    return not isinstance(error, ValueError)
+
+
+@FORMS
+@OPTIONS
+@pytest.mark.parametrize("on", [Exception, everything, not_a_value_error, (OSError, everything)], ids=str)
+async def test_y1(form: Form, options: dict[str, Any], on: Any) -> None:
+    """CancelledError is never retried (tenacity, stamina with a predicate like these swallow it: task alive)."""
+    made = 0
+
+    async def hangs() -> None:
+        nonlocal made
+        made += 1
+        await asyncio.sleep(30)
+
+    task = asyncio.ensure_future(form(ar.Retry(on=on, **options), hangs))
+    await asyncio.sleep(1)
+    assert task.cancel("because")
+    with pytest.raises(asyncio.CancelledError, match="because"):
+        await task
+    assert task.cancelled()
+    assert (made, asyncio.get_running_loop().time()) == (1, 1.0)
+
+
+@FORMS
+@OPTIONS
+async def test_a_cancel_ends_the_wait(form: Form, options: dict[str, Any]) -> None:
+    """A cancel between two attempts ends the call at once, without another one."""
+    made = 0
+
+    async def down() -> None:
+        nonlocal made
+        made += 1
+        raise ConnectionError
+
+    retry = ar.Retry(on=everything, backoff=ar.Backoff.constant(10), **options)
+    task = asyncio.ensure_future(form(retry, down))
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (made, asyncio.get_running_loop().time()) == (1, 1.0)
+
+
+@FORMS
+@pytest.mark.parametrize("exit_", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit])
+async def test_what_is_no_exception_passes(form: Form, exit_: type[BaseException]) -> None:
+    """Exits that the call itself raises are decided before any predicate sees them: they pass, unmarked."""
+    asked: list[BaseException] = []
+    error = exit_()
+
+    async def raises() -> None:
+        raise error
+
+    with pytest.raises(exit_) as caught:
+        await form(ar.Retry(on=lambda e: not asked.append(e), until=None), raises)
+    assert caught.value is error
+    assert asked == []
+    assert vars(error) == {}
+
+
+@FORMS
+async def test_y11_a_group_with_a_cancellation(form: Form) -> None:
+    """A group with a cancellation in it is never retried."""
+    made = 0
+
+    async def mixed() -> None:
+        nonlocal made
+        made += 1
+        raise BaseExceptionGroup("mixed", [ConnectionError(), asyncio.CancelledError()])
+
+    with pytest.raises(BaseExceptionGroup):
+        await form(ar.Retry(on=everything, groups="any"), mixed)
+    assert made == 1
+
+
+@FORMS
+@OPTIONS
+async def test_a_call_that_swallows_its_cancellation_is_not_repeated(
+    form: Form, options: dict[str, Any]
+) -> None:
+    """Where the call turns a cancel into an error of its own, that error ends the retrying."""
+    made = 0
+    recorder = Recorder()
+
+    async def swallows() -> None:
+        nonlocal made
+        made += 1
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            raise ConnectionError("cancelled?") from None
+
+    retry = ar.Retry(on=ConnectionError, listeners=[recorder], **options)
+    task = asyncio.ensure_future(form(retry, swallows))
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(ConnectionError, match="cancelled"):
+        await task
+    assert (made, asyncio.get_running_loop().time()) == (1, 1.0)
+    assert [event.reason for event in recorder.of(ar.RetryGaveUp)] == [ar.StopReason.CANCELLED]
+
+
+async def test_a_result_that_came_despite_a_cancel_is_not_asked_for_again() -> None:
+    """A call that swallows a cancel and has an answer, if only a bad one, is not repeated either."""
+
+    async def swallows() -> str:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            pass
+        return "bad"
+
+    task = asyncio.ensure_future(ar.Retry(on=(), until=lambda r: r == "good").call(swallows))
+    await asyncio.sleep(1)
+    task.cancel()
+    assert await task == "bad"
+
+
+async def test_nothing_is_repeated_while_the_task_is_being_cancelled() -> None:
+    """A retry in the clean-up of a cancelled task makes one attempt: it must not hold up the end."""
+    made = 0
+
+    async def down() -> None:
+        nonlocal made
+        made += 1
+        raise ConnectionError
+
+    async def main() -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            with pytest.raises(ConnectionError):
+                await ar.Retry(on=ConnectionError).call(down)
+
+    task = asyncio.ensure_future(main())
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (made, asyncio.get_running_loop().time()) == (1, 1.0)
+
+
+async def slow() -> None:
+    """A call that takes a minute."""
+    await asyncio.sleep(60)
+
+
+@FORMS
+@pytest.mark.parametrize("cut", [anyio.move_on_after, ar.deadline], ids=["anyio", "ours"])
+async def test_an_outer_limit_is_not_retried(form: Form, cut: Any) -> None:
+    """Somebody else's time limit arrives as a cancel and passes as one."""
+    retry = ar.Retry(on=everything, attempts=5)
+    try:
+        with cut(3):
+            await form(retry, slow)
+    except ar.DeadlineExceeded:
+        pass
+    assert asyncio.get_running_loop().time() == 3.0
+
+
+@FORMS
+async def test_an_outer_asyncio_timeout_works_around_a_retry_on_timeouts(form: Form) -> None:
+    """asyncio.timeout around a retry on TimeoutError ends it; inside, it is retried."""
+    retry = ar.Retry(on=TimeoutError, attempts=9, backoff=ar.Backoff.constant(1))
+
+    async def limited() -> None:
+        async with asyncio.timeout(2):
+            await slow()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(7):
+            await form(retry, limited)
+    assert asyncio.get_running_loop().time() == 7.0
+
+
+@FORMS
+async def test_a_task_groups_cancel_is_not_retried(form: Form) -> None:
+    """When a sibling fails, the call that is being retried ends with it."""
+
+    async def sibling() -> None:
+        await asyncio.sleep(2)
+        raise KeyError("sibling")
+
+    async def down() -> None:
+        raise ConnectionError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(form(ar.Retry(on=everything, backoff=ar.Backoff.constant(9)), down))
+            group.create_task(sibling())
+    assert [type(leaf) for leaf in caught.value.exceptions] == [KeyError]
+    assert asyncio.get_running_loop().time() == 2.0
+
+
+# --- cancelled at every await ---
+
+
+class Flaky:
+    """A call that waits, fails twice, then answers; with results, the first two are bad ones."""
+
+    def __init__(self, *, errors: bool = True) -> None:
+        self.errors = errors
+        self.made = 0
+        self.running = 0
+        self.open: list[int] = []
+
+    async def __call__(self) -> int:
+        self.running += 1
+        try:
+            await asyncio.sleep(1)
+            self.made += 1
+            if self.made % 3 == 0:
+                return 0
+            if self.errors:
+                raise ConnectionError
+            self.open.append(self.made)
+            return self.made
+        finally:
+            self.running -= 1
+
+    async def close(self, result: int) -> None:
+        """Dispose of a result."""
+        self.open.remove(result)
+        await asyncio.sleep(1)
+
+
+def retries(**options: Any) -> Callable[[Flaky], Awaitable[Any]]:
+    """What is swept: a call in either form."""
+
+    async def use(flaky: Flaky) -> None:
+        if "until" in options:
+            await ar.Retry(on=(), dispose=flaky.close, **options).call(flaky)
+            return
+        retry = ar.Retry(on=everything, backoff=ar.Backoff.constant(1), **options)
+        await by_call(retry, flaky)
+        await by_loop(retry, flaky)
+
+    return use
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"deadline": 60},
+        {"budget": ar.RetryBudget()},
+        {"nested": "outer"},
+        {"until": lambda result: result == 0},
+        {"until": lambda result: result == 0, "deadline": 60},
+    ],
+    ids=["plain", "deadline", "budget", "outer", "results", "results with a deadline"],
+)
+def test_cancelled_at_every_await(options: dict[str, Any]) -> None:
+    """Wherever the cancel comes, it is not lost, no call runs on, no result stays open, no deadline in force."""
+
+    def check(flaky: Flaky) -> None:
+        assert flaky.running == 0
+        assert flaky.open == []
+        assert ar.time_remaining() is None
+
+    report = cancel_sweep(retries(**options), make=lambda: Flaky(errors="until" not in options), check=check)
+    assert report.points >= 7
+
+
+def test_cancelled_while_the_deadline_expires() -> None:
+    """The sweep also meets the call that its own deadline cuts off."""
+
+    async def use(flaky: Flaky) -> None:
+        for form in (by_call, by_loop):
+            with pytest.raises(ar.TimedOut):
+                await form(ar.Retry(on=everything, deadline=2.5, backoff=ar.Backoff.constant(1)), flaky)
+
+    class Never(Flaky):
+        """It fails once, then hangs."""
+
+        async def __call__(self) -> int:
+            self.made += 1
+            if self.made % 2:
+                raise ConnectionError
+            await asyncio.sleep(60)
+            return 0
+
+    assert cancel_sweep(use, make=Never).runs > 10

