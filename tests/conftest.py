@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,15 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 import aresilience
+
+# The servers and their fixtures, by path: tests run without their folder on sys.path.
+for _name in ("servers", "fixtures"):
+    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
+    assert _spec is not None
+    assert _spec.loader is not None
+    sys.modules[_name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[_name])
+    globals().update({n: v for n, v in vars(sys.modules[_name]).items() if not n.startswith("__")})
 
 
 def pytest_report_header() -> str:

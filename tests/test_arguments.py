@@ -146,14 +146,21 @@ async def later() -> bool:
     return False
 
 
-@pytest.mark.parametrize("function", [lambda: True, bool, Plain(), functools.partial(bool, 1), Plain().__call__])
+@pytest.mark.parametrize(
+    "function", [lambda: True, bool, Plain(), functools.partial(bool, 1), Plain().__call__]
+)
 def test_a_plain_function_answers_at_once(function: Callable[..., Any]) -> None:
     """Functions, classes, methods, partials and callable objects come back as they are."""
     assert arguments.plain_function("X: until", function) is function
 
 
+def kind(it: object) -> str:
+    """An id for a test that is the same each time."""
+    return type(it).__name__
+
+
 @pytest.mark.parametrize(
-    "function", [later, Later(), Later().method, functools.partial(later), AsyncMock()], ids=str
+    "function", [later, Later(), Later().method, functools.partial(later), AsyncMock()], ids=kind
 )
 def test_a_coroutine_function_is_no_plain_function(function: Callable[..., Any]) -> None:
     """In whatever shape: its answer, a coroutine, would always be true."""

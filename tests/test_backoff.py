@@ -74,7 +74,9 @@ def test_jitter(jitter: Jitter, n: int, u: float, previous: float | None, delay:
 def test_full_jitter_is_the_default() -> None:
     """Whoever says nothing gets full jitter from 0.1 to 10 s, the widest spread of callers."""
     assert exponential().delay(1, 0.5) == 0.05
-    assert repr(exponential()) == repr(exponential(initial=0.1, multiplier=2.0, maximum=10.0, jitter="full"))
+    assert repr(exponential()) == repr(
+        exponential(initial=0.1, multiplier=2.0, maximum=10.0, jitter="full")
+    )
 
 
 def test_jitter_does_not_fade_at_the_cap() -> None:
@@ -156,7 +158,10 @@ def test_the_exponential_grows_step_by_step(
             lambda: exponential(initial=20),
             "Backoff.exponential: maximum must be at least initial (20), got 10.0",
         ),
-        (lambda: exponential(multiplier=0.5), "Backoff.exponential: multiplier must be at least 1, got 0.5"),
+        (
+            lambda: exponential(multiplier=0.5),
+            "Backoff.exponential: multiplier must be at least 1, got 0.5",
+        ),
         (
             lambda: exponential(jitter="some"),  # type: ignore[arg-type]
             "jitter must be 'full', 'equal', 'decorrelated' or None, got 'some'",
@@ -165,7 +170,10 @@ def test_the_exponential_grows_step_by_step(
             lambda: linear(increment=0),
             "Backoff.linear: increment must be a number of seconds greater than 0, got 0",
         ),
-        (lambda: linear(initial=5, maximum=1), "Backoff.linear: maximum must be at least initial (5), got 1"),
+        (
+            lambda: linear(initial=5, maximum=1),
+            "Backoff.linear: maximum must be at least initial (5), got 1",
+        ),
         (
             lambda: constant(-0.1),
             "Backoff.constant: delay must be a number of seconds of at least 0, got -0.1",

@@ -33,7 +33,12 @@ NO_NUMBER: list[Row] = [
     (True, TypeError), ("1", TypeError), (b"1", TypeError), ([1], TypeError), (1j, TypeError),
     (Decimal(1), TypeError), (object, TypeError),
 ]  # fmt: skip
-NOT_FINITE: list[Row] = [(math.nan, ValueError), (math.inf, ValueError), (-math.inf, ValueError), (10**400, ValueError)]
+NOT_FINITE: list[Row] = [
+    (math.nan, ValueError),
+    (math.inf, ValueError),
+    (-math.inf, ValueError),
+    (10**400, ValueError),
+]
 NONE: list[Row] = [(None, TypeError)]
 NEGATIVE_TIME: list[Row] = [
     (-1, ValueError), (-0.001, ValueError), (-math.inf, ValueError), (timedelta(seconds=-1), ValueError),
@@ -41,7 +46,7 @@ NEGATIVE_TIME: list[Row] = [
 ZERO_TIME: list[Row] = [(0, ValueError), (0.0, ValueError), (timedelta(0), ValueError)]
 NO_COUNT: list[Row] = [
     (True, TypeError), (False, TypeError), ("1", TypeError), (1.0, TypeError), (1.5, TypeError),
-    (math.nan, TypeError), (timedelta(1), TypeError), (-1, ValueError),
+    (math.nan, TypeError), (-1, ValueError),
 ]  # fmt: skip
 NO_FUNCTION: list[Row] = [(5, TypeError), ("fn", TypeError), ([], TypeError)]
 LATE: list[Row] = [(coroutine_function, TypeError), (CoroutineObject(), TypeError)]
@@ -55,6 +60,7 @@ FRACTION = (
     "greater than 0 and at most 1",
 )
 NUMBER_OR_ZERO = [*NO_NUMBER, *NOT_FINITE, (-0.1, ValueError)], "at least 0"
+MULTIPLIER = [*NO_NUMBER, *NOT_FINITE, (0.99, ValueError), (-2, ValueError)], "at least 1"
 PLAIN_FUNCTION = [*NO_FUNCTION, *LATE], "function"
 FUNCTION = NO_FUNCTION, "must be a function or None"
 ERRORS = (
@@ -66,7 +72,10 @@ ERRORS = (
     ],
     "must ",
 )  # fmt: skip
-BUDGET = [(5, TypeError), ("budget", TypeError), (ar.RetryBudget, TypeError)], "must be a RetryBudget or None"
+BUDGET = (
+    [(5, TypeError), ("budget", TypeError), (ar.RetryBudget, TypeError)],
+    "must be a RetryBudget or None",
+)
 NAME = [(5, TypeError), (b"name", TypeError), (True, TypeError), ("", ValueError)], "must "
 LISTENERS = (
     [(5, TypeError), (lambda event: None, TypeError), ([5], TypeError), ([coroutine_function], TypeError)],
@@ -165,7 +174,7 @@ ARGUMENTS: list[tuple[Callable[..., object], str, str, Kind, bool]] = [
     (ar.CircuitBreaker, "CircuitBreaker", "failure_threshold", COUNT, False),
     (rate_breaker, "CircuitBreaker", "failure_rate", FRACTION, False),
     (rate_breaker, "CircuitBreaker", "minimum_calls", COUNT, False),
-    (rate_breaker, "CircuitBreaker", "window", ([(100, TypeError), ("100", TypeError)], "Window.calls(n)"), False),
+    (rate_breaker, "CircuitBreaker", "window", ([(100, TypeError), ("1", TypeError)], "Window.calls"), False),
     (ar.CircuitBreaker, "CircuitBreaker", "slow_call_duration", DURATION, False),
     (slow_breaker, "CircuitBreaker", "slow_call_rate", FRACTION, False),
     (ar.CircuitBreaker, "CircuitBreaker", "recovery_timeout", DURATION, True),
@@ -183,7 +192,7 @@ ARGUMENTS: list[tuple[Callable[..., object], str, str, Kind, bool]] = [
     (ar.RetryBudget, "RetryBudget", "floor", NUMBER_OR_ZERO, True),
     (ar.RetryBudget, "RetryBudget", "window", DURATION, True),
     (exponential, "Backoff.exponential", "initial", DURATION, True),
-    (exponential, "Backoff.exponential", "multiplier", ([*NO_NUMBER, *NOT_FINITE, (0.99, ValueError)], "1"), True),
+    (exponential, "Backoff.exponential", "multiplier", MULTIPLIER, True),
     (exponential, "Backoff.exponential", "maximum", DURATION, True),
     (linear, "Backoff.linear", "initial", DURATION, True),
     (linear, "Backoff.linear", "increment", DURATION, True),
@@ -199,8 +208,20 @@ for _make, _kind in (
     ARGUMENTS.append((_make, _kind, "name", NAME, False))
     ARGUMENTS.append((_make, _kind, "listeners", LISTENERS, True))
 ARGUMENTS.append((ar.Pipeline, "Pipeline", "name", NAME, False))
-for _make, _kind in ((exponential, "Backoff.exponential"), (linear, "Backoff.linear"), (constant, "Backoff.constant")):
-    ARGUMENTS.append((_make, _kind, "jitter", ([("none", ValueError), (True, ValueError), ("", ValueError)], "'full'"), False))
+for _make, _kind in (
+    (exponential, "Backoff.exponential"),
+    (linear, "Backoff.linear"),
+    (constant, "Backoff.constant"),
+):
+    ARGUMENTS.append(
+        (
+            _make,
+            _kind,
+            "jitter",
+            ([("none", ValueError), (True, ValueError), ("", ValueError)], "must be"),
+            False,
+        )
+    )
 
 
 def ids() -> Iterator[str]:
@@ -213,19 +234,26 @@ def ids() -> Iterator[str]:
 def test_a_value_that_is_no_good_is_refused(
     make: Callable[..., object], kind: str, argument: str, refused: Kind, none_too: bool
 ) -> None:
-    """A wrong type is a TypeError, a wrong value a ValueError: which argument, what is allowed, what was got."""
+    """A wrong type is a TypeError, a wrong value a ValueError, that says where, what is right and what came."""
     values, allowed = refused
     for value, error in [*values, *(NONE if none_too else [])]:
         with pytest.raises(error) as caught:
             make(**{argument: value})
         message = str(caught.value)
-        where = f"{kind}: {argument}" if argument != "listeners" else "listener"
-        assert where in message, value
-        assert allowed in message, (value, message)
-        part = value[-1] if isinstance(value, tuple | list) and argument != "seconds" and value else value
-        shown = part.__name__ if isinstance(part, type) else repr(part)
-        assert shown in message or message.endswith("must not be empty"), (value, message)
         assert type(caught.value) is error, value
+        assert ("listener" if argument == "listeners" else f": {argument}") in message, (value, message)
+        assert message.startswith(kind) or argument == "listeners", (value, message)
+        assert allowed in message, (value, message)
+        assert shown(value) in message or message.endswith("must not be empty"), (value, message)
+
+
+def shown(value: object) -> str:
+    """How a message shows this value: times in seconds, of several the one that is wrong."""
+    if isinstance(value, timedelta):
+        return repr(value.total_seconds())
+    if isinstance(value, tuple | list) and value:
+        value = value[-1]
+    return value.__name__ if isinstance(value, type) else repr(value)
 
 
 def test_good_values_at_the_edge_are_taken() -> None:
@@ -283,18 +311,18 @@ def test_good_values_at_the_edge_are_taken() -> None:
         ),
         (
             lambda: ar.CircuitBreaker(half_open_total=1, success_threshold=2),
-            r"half_open_total must be at least success_threshold \(2\), or the circuit could never close; got 1",
+            r"half_open_total must be at least success_threshold \(2\), or the circuit could never close",
         ),
         (
             lambda: ar.Backoff.exponential(initial=2.0, maximum=1.0),
             r"Backoff\.exponential: maximum must be at least initial \(2\), got 1\.0",
         ),
-        (lambda: ar.Backoff.linear(initial=2.0, maximum=1.0), r"maximum must be at least initial \(2\), got 1\.0"),
+        (lambda: ar.Backoff.linear(initial=2.0, maximum=1.0), r"must be at least initial \(2\), got 1\.0"),
         (lambda: ar.Backoff.sequence(), r"Backoff\.sequence needs at least one delay, got none"),
         (lambda: ar.Backoff.sequence(1.0, -2.0), r"Backoff\.sequence: delay must be a number .*, got -2\.0"),
         (
             lambda: ar.Backoff.constant(1.0, jitter="decorrelated"),
-            r"jitter must be 'full', 'equal' or None, got 'decorrelated', which makes a schedule of its own; write",
+            r"jitter must be 'full', 'equal' or None, got 'decorrelated', which makes a schedule of its own",
         ),
     ],
 )  # fmt: skip

@@ -315,7 +315,7 @@ class Model:
 
 
 @given(st.integers(1, 3), st.integers(1, 3), OPERATIONS, st.none() | st.integers(0, 99))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_history_is_that_of_a_list(
     permits: int, places: int, history: list[tuple[str, float]], seed: int | None
 ) -> None:

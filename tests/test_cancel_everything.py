@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
@@ -35,10 +36,8 @@ async def cleaning() -> str:
 
 async def settled(call: Callable[..., Awaitable[object]], *args: float) -> None:
     """Make this call, whatever it raises, but for a cancel."""
-    try:
+    with suppress(Exception):
         await call(*args)
-    except Exception:  # noqa: BLE001, S110 - its end is all that matters
-        pass
 
 
 class State:
@@ -273,7 +272,7 @@ def test_a_cancel_at_any_await_leaves_nothing_behind(scene: Callable[[State], Aw
     assert report.runs == 1 + 3 * report.points
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_in_any_order_of_what_is_ready(seed: int) -> None:
     """The same on a loop that shuffles what is ready at once, and timers of one moment."""
 

@@ -176,7 +176,7 @@ async def test_a_total_limit_cuts_an_attempt_off() -> None:
         ar.Retry(on=ar.TimedOut, attempts=10, backoff=ar.Backoff.constant(0)),
         ar.Timeout(2.0, name="attempt"),
     )
-    with pytest.raises(ar.TimedOut, match="^total: no answer within 5 s"):
+    with pytest.raises(ar.TimedOut, match=r"^total: no answer within 5 s"):
         await pipeline.call(service)
     assert (service.runs, now()) == ([0.0, 2.0, 4.0], 5.0)
 

@@ -181,15 +181,19 @@ def test_a_deadline_in_a_deadline_only_shortens(
 async def test_what_remains_runs_down_to_zero() -> None:
     """`time_remaining` counts down, is 0 while the body cleans up, and None where there is no deadline."""
     seen: list[float | None] = [ar.time_remaining()]
-    with pytest.raises(ar.DeadlineExceeded), ar.deadline(5.0):
-        seen.append(ar.time_remaining())
-        await asyncio.sleep(2.0)
-        seen.append(ar.time_remaining())
-        try:
-            await forever()
-        finally:
-            await asyncio.sleep(1.0)
+
+    async def body() -> None:
+        with ar.deadline(5.0):
             seen.append(ar.time_remaining())
+            await asyncio.sleep(2.0)
+            seen.append(ar.time_remaining())
+            try:
+                await forever()
+            finally:
+                await asyncio.sleep(1.0)
+                seen.append(ar.time_remaining())
+
+    assert await ending(body()) is ar.DeadlineExceeded
     assert [*seen, ar.time_remaining()] == [None, 5.0, 3.0, 0.0, None]
 
 

@@ -129,7 +129,9 @@ class WithAsyncCall:
 
 
 @pytest.mark.parametrize(
-    "listener", [coroutine_function, WithAsyncCall(), functools.partial(coroutine_function), AsyncMock()], ids=str
+    "listener",
+    [coroutine_function, WithAsyncCall(), functools.partial(coroutine_function), AsyncMock()],
+    ids=lambda it: type(it).__name__,
 )
 def test_a_listener_cannot_be_a_coroutine_function(listener: Callable[[Event], object]) -> None:
     """In whatever shape: nobody would await it."""

@@ -199,7 +199,9 @@ def test_what_cannot_answer_is_refused() -> None:
     """A class, a function that takes no error and a coroutine are refused when the fallback is made."""
     with pytest.raises(TypeError, match=r"got the class dict; write 'lambda error: dict\(\)'"):
         ar.Fallback(dict)
-    with pytest.raises(TypeError, match=r"must take the error, got <function .*, which takes no positional"):
+    with pytest.raises(
+        TypeError, match=r"must take the error, got <function .*, which takes no positional"
+    ):
         ar.Fallback(lambda: "tea")
     with pytest.raises(TypeError, match="which takes no positional argument"):
         ar.Fallback(lambda *, error: "tea")

@@ -125,7 +125,10 @@ def noise(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """What asyncio logs, and errors that nobody could be told, until all garbage is gone."""
     heard: list[str] = []
     gc.collect()
-    hook, sys.unraisablehook = sys.unraisablehook, lambda fact: heard.append(f"unraisable: {fact.exc_value!r}")
+    hook, sys.unraisablehook = (
+        sys.unraisablehook,
+        lambda fact: heard.append(f"unraisable: {fact.exc_value!r}"),
+    )
     try:
         with caplog.at_level(logging.WARNING, "asyncio"):
             yield heard
@@ -143,7 +146,9 @@ async def start(calls: list[Callable[[], Awaitable[object]]]) -> None:
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_v11_a_loop_that_ends_with_tasks_alive_is_silent(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+def test_v11_a_loop_that_ends_with_tasks_alive_is_silent(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
     """Loop stopped with tasks alive: `asyncio.run` cancels them, and there is no noise."""
     calls, is_free = scene()
 

@@ -124,7 +124,9 @@ def test_only_policies_are_taken() -> None:
         ar.Pipeline(ar.Timeout(1.0), 5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Pipeline takes policies, got <class .*Timeout'> \(ABCMeta\)"):
         ar.Pipeline(ar.Timeout)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"Pipeline\.standard: retry must be a policy or None, got 3 \(int\)"):
+    with pytest.raises(
+        TypeError, match=r"Pipeline\.standard: retry must be a policy or None, got 3 \(int\)"
+    ):
         ar.Pipeline.standard(retry=3)  # type: ignore[arg-type]
 
 
@@ -169,7 +171,10 @@ def built(order: str) -> list[str]:
     [
         ("retry > retry", "retry inside retry: retries multiply, 3 · 3 attempts are 9; keep one"),
         ("retry > bulkhead > retry", "retry inside retry: retries multiply"),
-        ("breaker > retry", "retry inside breaker: the breaker sees one failure where the retry made several"),
+        (
+            "breaker > retry",
+            "retry inside breaker: the breaker sees one failure where the retry made several",
+        ),
         ("breakers > bulkhead > retry", "put the retry outside the breaker"),
         ("retry on open > breaker", "retry retries CircuitOpen: it would wait for a circuit that is open"),
         ("retry on refusals > bulkhead > breakers", "retry retries CircuitOpen"),
@@ -182,7 +187,10 @@ def built(order: str) -> list[str]:
         ("hedge > retry", "retry inside hedge: attempts and hedges multiply"),
         ("timeout 1 > timeout 5", "five inside attempt: 5 s inside 1 s never expires"),
         ("timeout 1 > retry > timeout 1", "attempt inside attempt: 1 s inside 1 s never expires"),
-        ("retry > timeout 1 > breaker", "breaker inside attempt: the breaker sees an attempt that takes too long"),
+        (
+            "retry > timeout 1 > breaker",
+            "breaker inside attempt: the breaker sees an attempt that takes too long",
+        ),
         ("hedge > timeout 1 > bulkhead > breaker", "put the attempt's timeout inside the breaker"),
         ("timeout 10 > retry > timeout 1 > breakers", "as cancelled, which counts nowhere"),
     ],
@@ -198,8 +206,8 @@ def test_y9_an_absurd_order_is_warned_of(order: str, complaint: str) -> None:
     "order",
     [
         # the default, and its parts
-        "fallback > limiter > bulkhead > timeout 10 > idempotency > retry with budget > hedge with budget > breaker"
-        " > timeout 1",
+        "fallback > limiter > bulkhead > timeout 10 > idempotency > retry with budget > hedge with budget"
+        " > breaker > timeout 1",
         "timeout 10 > retry > breaker > timeout 1",
         "retry > breakers > timeout 1",
         "timeout 10 > retry > breaker",
@@ -234,7 +242,9 @@ def test_an_order_that_can_be_meant_is_not(order: str) -> None:
 def test_the_same_object_twice_is_warned_of() -> None:
     """One policy object at two places of a pipeline is passed twice by each call."""
     bulkhead = ar.Bulkhead(1, name="shared")
-    with pytest.warns(ar.PipelineWarning, match="shared is in this pipeline twice: each call would pass it two"):
+    with pytest.warns(
+        ar.PipelineWarning, match="shared is in this pipeline twice: each call would pass it two"
+    ):
         ar.Pipeline(bulkhead, ar.Timeout(1.0), bulkhead)
 
 

@@ -140,7 +140,9 @@ def test_a_coroutine_instead_of_a_function_is_explained(policy: ar.Policy) -> No
     """`wrap(fn())` and `call(fn())` are TypeErrors that say what to write, and leave no warning behind."""
     with pytest.raises(TypeError, match=r"got a coroutine: write wrap\(fn\), not wrap\(fn\(\)\)"):
         policy.wrap(fetch(1))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"call takes a function .*; write call\(fn, x\), not call\(fn\(x\)\)"):
+    with pytest.raises(
+        TypeError, match=r"call takes a function .*; write call\(fn, x\), not call\(fn\(x\)\)"
+    ):
         policy.call(fetch(1))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="call takes a function and its arguments, got 5"):
         policy.call(5)  # type: ignore[arg-type]

@@ -290,7 +290,7 @@ NEAR = [0.0, 1.0, 2.0 - EPSILON, 2.0, 2.0 + EPSILON, 3.0]
     cancel=st.sampled_from([None, *NEAR[1:]]),
     seed=st.none() | st.integers(0, 999),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_the_earliest_of_all_limits_and_cancels_decides(
     limits: list[float], takes: float, cancel: float | None, seed: int | None
 ) -> None:

@@ -71,7 +71,7 @@ class LiveTimers(VirtualLoop):
 
 
 @given(OPERATIONS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_history_is_that_of_a_list_of_deadlines(history: list[tuple[str, float]]) -> None:
     """Against a model that looks through all deadlines each time: same expiries, same answers, one timer."""
 

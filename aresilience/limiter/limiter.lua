@@ -16,7 +16,7 @@
 --          and three numbers of state for each part}; an error in place of an entry with a corrupt key
 --
 -- A value is a row of doubles: its state and, last, the time at which it was written. If that is in the
--- future the clock went back, and the state goes with it.
+-- future the clock went back, and the state goes with it (and is written so even if nothing is granted).
 
 local now = tonumber(ARGV[2])
 local slack = 1
@@ -47,7 +47,7 @@ local gcra = {}
 function gcra.read(value, p)
   if #value ~= 24 then return nil end
   local tat, rest, last = unpack('<ddd', value)
-  if now < last then tat = tat - (last - now) end
+  if now < last then tat, p.back = tat - (last - now), true end
   if rest >= p.limit then rest = p.limit - 1 end             -- the rate was changed
   return {tat, rest}
 end
@@ -84,7 +84,7 @@ local fixed = {}
 function fixed.read(value, p)
   if #value ~= 24 then return nil end
   local w, c, last = unpack('<ddd', value)
-  if now < last then w = w - (div(last, p.a) - div(now, p.a)) end
+  if now < last then w, p.back = w - (div(last, p.a) - div(now, p.a)), true end
   return {w, c}
 end
 function fixed.at(s, at, p)
@@ -112,7 +112,7 @@ local sliding = {}
 function sliding.read(value, p)
   if #value ~= 32 then return nil end
   local w, q, c, last = unpack('<dddd', value)
-  if now < last then w = w - (div(last, p.a) - div(now, p.a)) end
+  if now < last then w, p.back = w - (div(last, p.a) - div(now, p.a)), true end
   return {w, q, c}
 end
 function sliding.at(s, at, p)
@@ -148,12 +148,13 @@ end
 function sliding.show(s) if s then return s[1], s[2], s[3] end return -2, 0, 0 end
 
 local log = {}
-function log.read(value)
+function log.read(value, p)
   if #value % 8 ~= 0 then return nil end
   local s = {}
   for place = 1, #value, 8 do s[#s + 1] = (unpack('<d', value, place)) end
   local last = table.remove(s)
   if now < last then
+    p.back = true
     for i = 1, #s do s[i] = s[i] - (last - now) end
   end
   return s
@@ -202,8 +203,9 @@ end
 local machines = {gcra, fixed, sliding, log}
 
 local function read(key, p)
-  local value = redis.call('GET', key)
+  local value = redis.pcall('GET', key)
   if not value then return nil, true end
+  if type(value) == 'table' then return nil, false end       -- a key of another type
   local state = p.machine.read(value, p)
   return state, state ~= nil
 end
@@ -221,17 +223,21 @@ end
 -- By far the most common entry: tokens of one bucket, now or not at all. The same as below, in one go.
 local one_now = pack('<dddd', 0, 1, 0, 1)
 local function one_of_a_bucket(key, limit, a, b, c, d)
-  local value = redis.call('GET', key)
-  local tat, rest = now, 0
+  local value = redis.pcall('GET', key)
+  local tat, rest, p = now, 0, nil
   if value then
-    local s = gcra.read(value, {limit = limit})
+    p = {limit = limit}
+    local s = type(value) == 'string' and gcra.read(value, p)
     if not s then return redis.error_reply('CORRUPT a rate limit key holds something else') end
     tat, rest = gcra.full(s, now)
   end
   local w, r = plus(tat, rest, a, b, limit)
   local at, ar = minus(w, r, c, d, limit)
   if ar > 0 then at = at + 1 end
-  if at > now then return {0, now, at, tat, rest, 0} end
+  if at > now then
+    if p.back then write(key, {tat, rest}, {machine = gcra}) end
+    return {0, now, at, tat, rest, 0}
+  end
   redis.call('SET', key, pack('<ddd', w, r, now), 'PX', int(floor((w + 1 - now) / 1000) + slack))
   return {1, now, now, w, r, 0}
 end
@@ -287,7 +293,7 @@ while arg <= #ARGV do
         elseif mode == 2 then
           states[i] = p.machine.take(states[i], p.machine.earliest(states[i], now, p), p)
           write(p.key, states[i], p)
-        elseif granted > 0 then
+        elseif granted > 0 or p.back then
           write(p.key, states[i], p)
         end
       end

@@ -8,20 +8,17 @@ from types import TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from aresilience import arguments
-from aresilience.backend import Backend, MemoryBackend
+from aresilience.backend import Backend
 from aresilience.clock import LoopClock
 from aresilience.deadline import time_remaining
 from aresilience.errors import BackendError
 from aresilience.events import CallRejected, Listener, StoreDegraded
-from aresilience.limiter.algorithm import Algorithm
 from aresilience.limiter.decision import Decision, NearLimit, RateLimited, decision_of
-from aresilience.limiter.fixed_window import FixedWindow
 from aresilience.limiter.gcra import Gcra
+from aresilience.limiter.making import ALGORITHMS, AlgorithmName, machines_for, shrunk, store_on
 from aresilience.limiter.memory import MemoryLimiterStore
 from aresilience.limiter.rate import MICROS, Rate, parse_rates
 from aresilience.limiter.reservation import Reservation
-from aresilience.limiter.sliding_log import SlidingLog
-from aresilience.limiter.sliding_window import SlidingWindow
 from aresilience.limiter.store import Ask, Grant, LimiterStore, Meter
 from aresilience.policy import Layer, Policy
 
@@ -29,12 +26,9 @@ __all__ = ["RateLimiter"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-AlgorithmName = Literal["gcra", "sliding_window", "fixed_window", "sliding_log"]
 OnStoreError = Literal["allow", "refuse", "raise", "local"]
 
 _FOREVER = 2**51
-_MOST_MICROS = 2**50
-_EXACT = 2**52
 _REFUSED_FOR = 1.0
 
 
@@ -96,9 +90,7 @@ class RateLimiter(Policy):
     ) -> None:
         super().__init__(name, listeners)
         kind = "RateLimiter"
-        arguments.choice(
-            f"{kind}: algorithm", algorithm, ("gcra", "sliding_window", "fixed_window", "sliding_log")
-        )
+        arguments.choice(f"{kind}: algorithm", algorithm, ALGORITHMS)
         self.algorithm: AlgorithmName = algorithm
         self._key = None if key is None else arguments.plain_function(f"{kind}: key", key)
         self._max_wait = (
@@ -112,9 +104,9 @@ class RateLimiter(Policy):
         arguments.count(f"{kind}: max_keys", max_keys)
         if backend is not None and name is None:
             raise ValueError(f"{kind}: name is needed with a backend: it is what processes share by")
-        machines = _machines(parse_rates(f"{kind}: rate", rate), burst, algorithm)
+        machines = machines_for(parse_rates(f"{kind}: rate", rate), burst, algorithm)
         self._meters = tuple(Meter(f"{self.name}:{algorithm}:{i}", m) for i, m in enumerate(machines))
-        self.store: LimiterStore = _store_on(backend, max_keys)
+        self.store: LimiterStore = store_on(backend, max_keys)
         self._denied: dict[tuple[str, int], float] | None = {} if deny_cache else None
         self._local: MemoryLimiterStore | None = None
         self._clock = LoopClock()
@@ -207,7 +199,7 @@ class RateLimiter(Policy):
         What was taken stays taken: a bucket keeps the time until it is full, a window its count. Waiters keep
         their times. With a smaller limit a key may have less than nothing left, and recovers by itself.
         """
-        machines = _machines(parse_rates("RateLimiter.set_rate: rate", rate), burst, self.algorithm)
+        machines = machines_for(parse_rates("RateLimiter.set_rate: rate", rate), burst, self.algorithm)
         if len(machines) != len(self._meters):
             raise ValueError(
                 f"RateLimiter.set_rate: rate must have {len(self._meters)} rates, as before, got {rate!r}"
@@ -397,64 +389,9 @@ class RateLimiter(Policy):
         if self._share == 1.0:
             return ask
         return tuple(
-            (Meter(meter.name, _shrunk(meter.algorithm, self._share)), key, cost)
-            for meter, key, cost in ask
+            (Meter(meter.name, shrunk(meter.algorithm, self._share)), key, cost) for meter, key, cost in ask
         )
 
     def __repr__(self) -> str:
         rates = "; ".join(str(rate) for rate, _ in self.rates)
         return f"<RateLimiter {self.name!r} {rates} by {self.algorithm}>"
-
-
-def _machines(rates: tuple[Rate, ...], burst: int | None, algorithm: AlgorithmName) -> list[Algorithm]:
-    if burst is not None:
-        arguments.count("RateLimiter: burst", burst)
-        if algorithm != "gcra":
-            raise ValueError(f"RateLimiter: burst belongs to gcra; {algorithm} holds its limit, no more")
-        if len(rates) > 1:
-            raise ValueError("RateLimiter: burst needs a single rate; of several, each holds its limit")
-    return [_machine(rate, burst, algorithm) for rate in rates]
-
-
-def _machine(rate: Rate, burst: int | None, algorithm: AlgorithmName) -> Algorithm:
-    if algorithm == "gcra":
-        machine = Gcra(rate, rate.limit if burst is None else burst)
-        if machine.depth // rate.limit > _MOST_MICROS:
-            raise ValueError(
-                f"RateLimiter: burst must refill within 35 years, got {machine.capacity} at {rate}"
-            )
-        return machine
-    if algorithm == "fixed_window":
-        return FixedWindow(rate)
-    if algorithm == "sliding_log":
-        return SlidingLog(rate)
-    sliding = SlidingWindow(rate)
-    if rate.limit * sliding.steps > _EXACT:
-        raise ValueError(
-            f"RateLimiter: rate must be at most {_EXACT // sliding.steps} for a sliding_window, got {rate}"
-        )
-    return sliding
-
-
-def _shrunk(algorithm: Algorithm, share: float) -> Algorithm:
-    rate = algorithm.rate
-    less = Rate(max(1, int(rate.limit * share)), rate.period)
-    if isinstance(algorithm, Gcra):
-        return Gcra(less, max(1, int(algorithm.capacity * share)))
-    return type(algorithm)(less)  # type: ignore[call-arg]
-
-
-def _store_on(backend: Backend | None, max_keys: int) -> LimiterStore:
-    if backend is None:
-        return MemoryLimiterStore(max_keys)
-    if isinstance(backend, MemoryBackend):
-        most = min(max_keys, backend.max_keys)
-        return backend.shared("limiter", "", lambda: MemoryLimiterStore(most))
-    from aresilience.backend.redis import RedisBackend
-
-    if isinstance(backend, RedisBackend):
-        from aresilience.limiter.redis import RedisLimiterStore
-
-        redis = backend
-        return redis.shared("limiter", "", lambda: RedisLimiterStore(redis))
-    raise TypeError(f"RateLimiter: backend must come from ar.connect(…), got {backend!r}")

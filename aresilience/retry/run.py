@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import warnings
+from asyncio import current_task
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Token
@@ -123,7 +124,11 @@ class Run:
         now = self._started = self._loop.time()
         if self.terms.budget is not None:
             self.terms.budget.deposit(now)
-        if self.terms.until is not None and (task := asyncio.current_task()) is not None:
+        if (
+            self.terms.until is not None
+            and not _COUNT_IS_RIGHT
+            and (task := current_task(self._loop)) is not None
+        ):
             self._cancels = task.cancelling()
         if self.terms.deadline is not None:
             mine = now + self.terms.deadline
@@ -244,7 +249,7 @@ class Run:
         found = history_of(error)
         if found is None or self.began is None or found.moment < self.began:
             return None
-        if found.site is self.site and found.task != id(asyncio.current_task()):
+        if found.site is self.site and found.task != id(current_task(self._loop)):
             return None
         return found
 
@@ -296,7 +301,7 @@ class Run:
 
     def _swallowed_a_cancel(self, error: BaseException | None) -> bool:
         """Whether the task is being cancelled, although the call went on."""
-        task = asyncio.current_task()
+        task = current_task(self._loop)
         if task is None or not task.cancelling():
             return False
         if _COUNT_IS_RIGHT:
@@ -314,7 +319,7 @@ class Run:
         if error is not None and terms.plan.attempts > 1:
             log = tuple(self._noted(None, self._loop.time(), None))  # the last error carries it
             text = note(terms.name, log, self._waited, reason)
-            mark(error, History(log, reason, text, self.site, id(asyncio.current_task())))
+            mark(error, History(log, reason, text, self.site, id(current_task(self._loop))))
         self._tell_end(error, reason)
 
     def _tell_end(self, error: BaseException | None, reason: StopReason) -> None:

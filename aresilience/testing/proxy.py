@@ -160,9 +160,9 @@ class FaultProxy:
         self._clients.append(client)
         self.accepted += 1
         try:
-            if self._deaf:
-                await asyncio.get_running_loop().create_future()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, asyncio.CancelledError):  # cancelled: when the proxy ends
+                if self._deaf:
+                    await asyncio.get_running_loop().create_future()
                 await self._forward(reader, client)
         finally:
             self._tasks.discard(task)

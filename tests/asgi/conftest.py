@@ -132,6 +132,19 @@ def ok() -> App:
     return app
 
 
+class PromptServer(uvicorn.Server):
+    """Stops when told to, instead of looking ten times a second whether it was."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stop = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Serve until told to stop."""
+        await self.on_tick(0)
+        await self.stop.wait()
+
+
 @pytest.fixture
 def serve() -> Callable[..., AbstractAsyncContextManager[int]]:
     """Runs an application on a real uvicorn, in this loop, and tells its port."""
@@ -141,7 +154,7 @@ def serve() -> Callable[..., AbstractAsyncContextManager[int]]:
         listener = socket.create_server(("127.0.0.1", 0))
         options = {"http": "h11", "ws": "none", "lifespan": "auto", "proxy_headers": False, **options}
         config = uvicorn.Config(app, log_config=None, access_log=False, **options)
-        server = uvicorn.Server(config)
+        server = PromptServer(config)
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         async with asyncio.TaskGroup() as group:
             group.create_task(server.serve(sockets=[listener]))
@@ -150,6 +163,6 @@ def serve() -> Callable[..., AbstractAsyncContextManager[int]]:
             try:
                 yield listener.getsockname()[1]
             finally:
-                server.should_exit = True
+                server.stop.set()
 
     return serving

@@ -410,22 +410,28 @@ async def test_the_ambient_deadline_ends_the_wait(begin: Any) -> None:
 def test_a_cancel_anywhere_leaks_nothing(line: Any, scope_of: Any) -> None:
     """Cancelled at every await, waiting or inside: no permit, no place and no task is left behind."""
 
-    async def use(bulkhead: ar.Bulkhead) -> None:
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            await receive()
+    async def hold(bulkhead: ar.Bulkhead) -> None:
+        async with bulkhead:
             await asyncio.sleep(1)
-            await send({"type": "http.response.start", "status": 200, "headers": []})
 
-        wrapped = BulkheadMiddleware(app, bulkhead=bulkhead)
-        asyncio.get_running_loop().call_later(1, bulkhead._hand_over)
-        bulkhead._running += 1
-        client = line()
-        await wrapped(scope_of(), client.receive, client.send)
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await asyncio.sleep(1)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def use(bulkhead: ar.Bulkhead) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(hold(bulkhead))
+            await settle()
+            client = line()
+            await BulkheadMiddleware(app, bulkhead=bulkhead)(scope_of(), client.receive, client.send)
+            assert client.answer.status == 200
 
     def check(bulkhead: ar.Bulkhead) -> None:
-        assert bulkhead.waiting == 0
+        assert (bulkhead.running, bulkhead.waiting) == (0, 0)
 
-    cancel_sweep(use, make=lambda: ar.Bulkhead(1, max_waiting=1), check=check)
+    report = cancel_sweep(use, make=lambda: ar.Bulkhead(1, max_waiting=1), check=check)
+    assert report.points >= 4
 
 
 @pytest.mark.parametrize(

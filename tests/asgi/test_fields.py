@@ -79,7 +79,7 @@ def test_after_a_refusal_the_window_is_the_wait() -> None:
 
 
 def test_no_window_where_no_wait_would_help() -> None:
-    """What costs more than the limit holds is refused for ever: no t, and the old reset says when it is full."""
+    """What costs more than the limit holds is refused for ever: no t; the old reset says when it is full."""
     refused = level("100/min", False, 100, 100, None, 0.0)
     fields = dict(limit_fields([refused], most=DAY, legacy="RateLimit"))
     assert fields["ratelimit"] == '"api";r=100'

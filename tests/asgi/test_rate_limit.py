@@ -215,7 +215,7 @@ async def test_a15_by_another_key_it_counts_again(ask: Any, ok: Any) -> None:
 
 
 async def test_a17_a_key_by_host_is_bounded_by_the_limiter(ask: Any, ok: Any) -> None:
-    """A17: Host header as key → cardinality cap: the limiter's. Made-up hosts are refused, known ones are not."""
+    """A17: Host header as key → cardinality cap: the limiter's; made-up hosts are refused, known ones not."""
     limiter = RateLimiter("5/min", max_keys=10)
     app = RateLimitMiddleware(ok, limits=[Limit(limiter, key=Header("host"))])
     known = {"headers": [("host", "example.com")]}

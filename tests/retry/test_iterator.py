@@ -46,24 +46,34 @@ async def test_one_success_is_one_turn() -> None:
 async def test_the_last_error_leaves_the_loop() -> None:
     """It comes out of the block in which it was raised."""
     turns = 0
-    with pytest.raises(ConnectionError, match="turn 3") as caught:
+
+    async def loop() -> None:
+        nonlocal turns
         async for attempt in RETRY:
             turns += 1
             async with attempt:
                 raise ConnectionError(f"turn {turns}")
+
+    with pytest.raises(ConnectionError, match="turn 3") as caught:
+        await loop()
     assert (turns, now()) == (3, 2.0)
     assert [a.number for a in ar.retry_history(caught.value)] == [1, 2, 3]
 
 
 async def test_every_loop_has_fresh_state() -> None:
     """A second loop over the same policy starts at 1 (tenacity: `async for attempt in SHARED` mixes state)."""
+    numbers: list[int] = []
+
+    async def loop() -> None:
+        async for attempt in RETRY:
+            async with attempt:
+                numbers.append(attempt.number)
+                raise ConnectionError
+
     for _ in range(3):
-        numbers = []
+        numbers.clear()
         with pytest.raises(ConnectionError):
-            async for attempt in RETRY:
-                async with attempt:
-                    numbers.append(attempt.number)
-                    raise ConnectionError
+            await loop()
         assert numbers == [1, 2, 3]
 
 
@@ -71,13 +81,17 @@ async def test_a_loop_inside_a_loop_over_the_same_policy() -> None:
     """Nested over one object they count apart, too."""
     both = ar.Retry(on=ConnectionError, attempts=2, backoff=ar.Backoff.constant(1), nested="both")
     numbers: list[tuple[int, int]] = []
-    with pytest.raises(ConnectionError):
+
+    async def loop() -> None:
         async for outer in both:
             async with outer:
                 async for inner in both:
                     async with inner:
                         numbers.append((outer.number, inner.number))
                         raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await loop()
     assert numbers == [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
@@ -98,13 +112,17 @@ async def test_shared_by_many_tasks_at_once() -> None:
         return numbers, "ok"
 
     done = await asyncio.gather(*(work(failures) for failures in [0, 1, 2, 3, 4] * 4))
-    assert done == [
-        ([1], "ok"),
-        ([1, 2], "ok"),
-        ([1, 2, 3], "ok"),
-        ([1, 2, 3], "of 3"),
-        ([1, 2, 3], "of 4"),
-    ] * 4
+    assert (
+        done
+        == [
+            ([1], "ok"),
+            ([1, 2], "ok"),
+            ([1, 2, 3], "ok"),
+            ([1, 2, 3], "of 3"),
+            ([1, 2, 3], "of 4"),
+        ]
+        * 4
+    )
 
 
 async def test_breaking_out_of_a_block() -> None:
@@ -159,21 +177,31 @@ async def test_code_after_the_block_runs_after_failures_as_well() -> None:
 async def test_an_error_outside_of_the_block_is_not_retried() -> None:
     """Only the block is repeated."""
     turns = 0
-    with pytest.raises(ConnectionError):
+
+    async def loop() -> None:
+        nonlocal turns
         async for attempt in RETRY:
             turns += 1
             async with attempt:
                 pass
             raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await loop()
     assert turns == 1
 
 
 async def test_an_attempt_that_is_not_entered() -> None:
     """A loop that forgets `async with` is an error at its second turn, not an endless loop."""
     turns = 0
-    with pytest.raises(RuntimeError, match="each attempt must be entered: async with attempt"):
+
+    async def loop() -> None:
+        nonlocal turns
         async for _ in RETRY:
             turns += 1
+
+    with pytest.raises(RuntimeError, match="each attempt must be entered: async with attempt"):
+        await loop()
     assert turns == 1
 
 
@@ -209,13 +237,17 @@ async def test_cancelled_in_a_block() -> None:
 async def test_the_same_options_hold() -> None:
     """Attempts, budget, hints, refusals and groups are those of the other forms."""
     turns: list[float] = []
-    with pytest.raises(ar.Rejected):
+
+    async def loop() -> None:
         async for attempt in ar.Retry(on=(ar.Rejected, ConnectionError), attempts=2):
             async with attempt:
                 turns.append(now())
                 if attempt.number == 1:
                     raise ExceptionGroup("", [ar.Rejected(retry_after=5), ConnectionError()])
                 raise ar.Rejected
+
+    with pytest.raises(ar.Rejected):
+        await loop()
     assert turns == [0, 5]
 
 

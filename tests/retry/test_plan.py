@@ -14,7 +14,14 @@ from aresilience.retry.plan import Plan
 
 PLAN = Plan(attempts=3, backoff=Backoff.sequence(1, 2, jitter="full"), max_hint=60.0)
 
-NOTHING: dict[str, Any] = {"u": 0.5, "previous": None, "hint": None, "refused": False, "until": None, "pay": None}
+NOTHING: dict[str, Any] = {
+    "u": 0.5,
+    "previous": None,
+    "hint": None,
+    "refused": False,
+    "until": None,
+    "pay": None,
+}
 
 
 def never(now: float) -> bool:
@@ -80,8 +87,8 @@ def test_only_an_attempt_that_is_made_is_paid_for() -> None:
         asked.append(now)
         return True
 
-    for given in ({"until": 0.1}, {"refused": True}):
-        PLAN.decide(1, 7.0, **NOTHING | given | {"pay": pay})
+    for row in ({"until": 0.1}, {"refused": True}):
+        PLAN.decide(1, 7.0, **NOTHING | row | {"pay": pay})
     PLAN.decide(3, 7.0, **NOTHING | {"pay": pay})
     assert asked == []
     PLAN.decide(2, 7.0, **NOTHING | {"pay": pay})
@@ -112,9 +119,7 @@ def test_every_wait_is_usable(
     number: int, now: float, u: float, hint: float | None, refused: bool, until: float | None
 ) -> None:
     """Whatever the other side says, a wait is from 0 to the cap and ends before the deadline."""
-    verdict = PLAN.decide(
-        number, now, u, previous=None, hint=hint, refused=refused, until=until, pay=None
-    )
+    verdict = PLAN.decide(number, now, u, previous=None, hint=hint, refused=refused, until=until, pay=None)
     if not isinstance(verdict, StopReason):
         assert 0 <= verdict <= PLAN.max_hint
         assert until is None or now + verdict < until

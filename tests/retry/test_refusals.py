@@ -36,7 +36,12 @@ async def times_of(error: Exception, **options: Any) -> tuple[list[float], Excep
 
 @pytest.mark.parametrize(
     "on",
-    [Exception, lambda error: True, (ConnectionError, lambda error: isinstance(error, ar.Rejected)), ar.CircuitOpen],
+    [
+        Exception,
+        lambda error: True,
+        (ConnectionError, lambda error: isinstance(error, ar.Rejected)),
+        ar.CircuitOpen,
+    ],
     ids=["Exception", "predicate", "predicate for it", "another refusal"],
 )
 async def test_a_refusal_that_is_not_named_is_not_retried(on: Any) -> None:

@@ -43,7 +43,9 @@ class Answers:
 
 def polling(on: Any = (), **options: Any) -> ar.Retry:
     """A retry until ready, once a second."""
-    return ar.Retry(**{"on": on, "until": ready, "backoff": ar.Backoff.constant(1), "attempts": 4} | options)
+    return ar.Retry(
+        **{"on": on, "until": ready, "backoff": ar.Backoff.constant(1), "attempts": 4} | options
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,9 @@ async def test_y7() -> None:
 
 def test_a_block_has_no_result() -> None:
     """The iterator form cannot judge results, so a retry with `until` refuses it."""
-    with pytest.raises(TypeError, match="until= judges results, and a block has none; use @retry or retry.call"):
+    with pytest.raises(
+        TypeError, match=r"until= judges results, and a block has none; use @retry or retry\.call"
+    ):
         aiter(polling())
 
 
@@ -270,7 +274,9 @@ async def later(result: Any) -> bool:
         ),
     ],
 )
-def test_options_that_cannot_be_meant(options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_options_that_cannot_be_meant(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     """They are refused when the policy is made."""
     with pytest.raises(error) as caught:
         polling(**options)

@@ -115,7 +115,9 @@ async def test_no_delay_still_lets_others_run(form: Form) -> None:
 
     task = asyncio.create_task(others())
     script = Script(FAIL, takes=0.0)
-    assert await ending(form, ar.Retry(on=FAIL, attempts=50, backoff=ar.Backoff.constant(0)), script) is FAIL
+    assert (
+        await ending(form, ar.Retry(on=FAIL, attempts=50, backoff=ar.Backoff.constant(0)), script) is FAIL
+    )
     task.cancel()
     assert turns >= 50
     assert script.at == [0] * 50
@@ -235,7 +237,7 @@ async def test_the_event_of_the_end(
         options = options | {"budget": ar.RetryBudget(ratio=2, floor=0)}
     recorder = Recorder()
     retry = ar.Retry(on=FAIL, backoff=ar.Backoff.constant(1), listeners=[recorder], **options)
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - whichever the script says
+    with pytest.raises(Exception) as caught:
         await form(retry, Script(*lines))
     (told,) = recorder.of(ar.RetryGaveUp)
     assert (told.attempts, told.reason, told.error) == (attempts, reason, caught.value)
@@ -295,7 +297,9 @@ times = st.sampled_from([0.0, 0.5, 1.0, 4.5, 5.0, 5.5])
     attempts=st.sampled_from([1, 2, 3, 5, 50]),
     delays=st.lists(times, min_size=1, max_size=4),
     deadline=st.sampled_from([None, 0.5, 1.0, 5.0, 10.0]),
-    lines=st.lists(st.tuples(times, st.sampled_from([FAIL, FAIL, FAIL, STOP, "ok"])), min_size=1, max_size=6),
+    lines=st.lists(
+        st.tuples(times, st.sampled_from([FAIL, FAIL, FAIL, STOP, "ok"])), min_size=1, max_size=6
+    ),
     seed=st.integers(0, 2),
 )
 def test_histories(
@@ -327,7 +331,9 @@ def test_histories(
         return await ending(form, retry, played), at, loop.time()  # type: ignore[arg-type]
 
     end, at, ended = run_virtual(main(), seed=seed)
-    assert (end, at, ended) in list(model(attempts, delays, math.inf if deadline is None else deadline, lines))
+    assert (end, at, ended) in list(
+        model(attempts, delays, math.inf if deadline is None else deadline, lines)
+    )
 
 
 def model(attempts: int, delays: list[float], limit: float, lines: list[tuple[float, Any]]) -> Any:

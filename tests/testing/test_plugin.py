@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SUITE = '''
+SUITE = """
 import asyncio
 import json
 from pathlib import Path
@@ -96,9 +96,9 @@ class TestVirtual:
     @pytest.mark.real_time
     async def test_real(self, note):
         note()
-'''
+"""
 
-CONFTEST = '''
+CONFTEST = """
 import asyncio
 
 class OurLoop(asyncio.SelectorEventLoop):
@@ -106,7 +106,7 @@ class OurLoop(asyncio.SelectorEventLoop):
 
 def pytest_asyncio_loop_factories():
     return {"ours": OurLoop}
-'''
+"""
 
 Suites = dict[str, tuple[dict[str, str], str]]
 

@@ -184,6 +184,8 @@ def from_client(client: object) -> Address:
 
 def _new(connection_class: type[AbstractConnection], options: Mapping[str, Any]) -> AbstractConnection:
     ours = {**_OURS, "retry": Retry(NoBackoff(), 0)}
+    if "driver_info" not in options:  # making one would read files, in the loop, for each connection
+        ours["driver_info"] = None
     known = _parameters(connection_class)  # some of ours are of later versions of redis-py
     return connection_class(**{**options, **{n: v for n, v in ours.items() if n in known or n in options}})
 
@@ -197,7 +199,8 @@ def _read(
     except (ValueError, TypeError):
         raise ConfigurationError(f"cannot read this URL; its form is {_FORMS}") from None
     options.pop("connection_class", None)
-    for name in options.keys() - _parameters(connection_class) - _OF_POOLS:
+    known = _parameters(connection_class)
+    for name in options.keys() - known - _OF_POOLS:
         raise ConfigurationError(f"the URL has an option that means nothing: {name}")
     if issubclass(connection_class, SSLConnection):
         options.setdefault("ssl_check_hostname", True)  # not the default of every redis-py

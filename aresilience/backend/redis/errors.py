@@ -73,7 +73,7 @@ def refused(error: RedisError) -> BackendError:
     denied = isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError)
     if denied or text.startswith(_SCRIPT_MAY_NOT):
         return ConfigurationError(f"Redis does not let us: {text}")
-    if text.startswith("WRONGTYPE"):
+    if text.startswith(("WRONGTYPE", "CORRUPT")):
         return CorruptState(f"a key of ours holds something else: {text}")
     return Refused(f"Redis refused: {text}")
 

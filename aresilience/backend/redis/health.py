@@ -1,4 +1,5 @@
-"""What is looked at when a connection is new: the server's version, and whether it throws keys away."""
+"""What is looked at when a connection is new: whether anybody answers, the server's version, and whether it
+throws keys away."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _log = logging.getLogger("aresilience")
 
 
 class Health:
-    """`version` and `maxmemory_policy` of the server, once known; `warnings` in words."""
+    """`version` and `maxmemory_policy` of the server that was met last, once known (`()` and None where we
+    may not ask); `warnings` in words."""
 
     __slots__ = ("maxmemory_policy", "version", "warnings")
 
@@ -27,27 +29,36 @@ class Health:
         self.maxmemory_policy: str | None = None
         self.warnings: tuple[str, ...] = ()
 
-    async def greet(self, connection: AbstractConnection) -> None:
-        """Look at the server once. Raises `ConfigurationError` if it is too old."""
-        if self.version is not None:
-            return
+    async def greet(self, connection: AbstractConnection) -> str | None:
+        """Look at the server, and return its role, if it says. Raises `ConfigurationError` if it is too old.
+
+        Asked of every new connection: one that accepts and does not answer (a proxy without a server, say)
+        is found out before anything is sent that cannot be sent again.
+        """
         try:
             await connection.send_command("INFO")
             info = _fields(await connection.read_response())
         except BusyLoadingError:
-            return  # the next connection asks
+            return None
         except ResponseError:
-            self.version = ()  # allowed to work, not to ask: so be it
-            return
+            self.version = self.version or ()  # allowed to work, not to ask: so be it
+            return None
         version = tuple(int(digits) for digits in re.findall(r"\d+", info.get("redis_version", "0"))[:3])
         if "valkey_version" not in info and version < OLDEST:
             found, oldest = ".".join(map(str, version)), ".".join(map(str, OLDEST))
             raise ConfigurationError(f"Redis {found} is too old: {oldest} or newer is needed")
         self.version = version
-        self.maxmemory_policy = info.get("maxmemory_policy")
-        if self.maxmemory_policy not in (None, "noeviction"):
+        self._note_policy(info.get("maxmemory_policy"))
+        return info.get("role")
+
+    def _note_policy(self, policy: str | None) -> None:
+        if policy == self.maxmemory_policy:
+            return
+        self.maxmemory_policy = policy
+        self.warnings = ()
+        if policy not in (None, "noeviction"):
             self.warnings = (
-                f"Redis may evict keys (maxmemory-policy {self.maxmemory_policy}): a limit, a lock or a "
+                f"Redis may evict keys (maxmemory-policy {policy}): a limit, a lock or a "
                 "journal that is thrown away is lost; use noeviction, or a server of its own",
             )
             _log.warning("%s", self.warnings[0])

@@ -215,6 +215,9 @@ class Link:
             while self._connection is connection and not reader.done() and not self._closed:
                 if self._retired and not self._flight:
                     break
+                if self._queue and self._long_idle():
+                    await self._look_up()
+                    continue
                 room = len(self._pipelines) < self.PIPELINES and not self._retired
                 packed = self._take() if room else None
                 if packed:
@@ -223,14 +226,29 @@ class Link:
                     await self._sleep_until_nudged()
         except (RedisError, OSError) as error:
             why = error
-        finally:  # nothing here waits, so that no cancel can cut it
-            if reader.done() and not reader.cancelled():
-                why = reader.exception() or why
-            reader.cancel()
-            self._connection = None
-            if not self._loop.is_closed():
-                hang_up(connection)
-            self._fail_flight(why)
+        finally:
+            if not self._loop.is_closed():  # else we are being collected, and nobody can be told
+                self._leave(connection, reader, why)
+
+    def _leave(
+        self, connection: AbstractConnection, reader: asyncio.Task[None], why: BaseException | None
+    ) -> None:
+        """Nothing here waits, so no cancel can cut it."""
+        if reader.done() and not reader.cancelled():
+            why = reader.exception() or why
+        reader.cancel()
+        self._connection = None
+        hang_up(connection)
+        self._fail_flight(why)
+
+    def _long_idle(self) -> bool:
+        return not self._flight and self._loop.time() - self._heard > self._deadline
+
+    async def _look_up(self) -> None:
+        """Let the loop read: a server that hung up meanwhile said so, and nothing need be lost to it."""
+        for _ in range(3):  # the socket is read, the reader is woken, the reader ends
+            await asyncio.sleep(0)
+        self._heard = self._loop.time()
 
     def _take(self) -> list[bytes]:
         """Everything that waits, as bytes; from now on it is in flight."""

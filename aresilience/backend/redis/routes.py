@@ -23,8 +23,8 @@ from aresilience.errors import BackendError, ConfigurationError, NotSent, TimedO
 
 __all__ = ["ClusterRoutes", "Routes", "SentinelRoutes", "SingleRoutes", "routes_to"]
 
-Greet = Callable[[AbstractConnection], Coroutine[Any, Any, None]]
-"""Looks at a new connection's server before it is used; raises what makes it unusable."""
+Greet = Callable[[AbstractConnection], Coroutine[Any, Any, str | None]]
+"""Looks at a new connection's server before it is used; its role, or raises what makes it unusable."""
 
 _Node = tuple[str, int]
 _NEW_MASTER = ("READONLY", "MASTERDOWN")
@@ -103,7 +103,13 @@ class SentinelRoutes(SingleRoutes):
     async def connection(self) -> AbstractConnection:
         with _limit(self._deadline):
             host, port = await self._master()
-            return await _ready(self._address.connection(host, port), self._greet)
+            return await _ready(self._address.connection(host, port), self._greet_master)
+
+    async def _greet_master(self, connection: AbstractConnection) -> str | None:
+        role = await self._greet(connection)
+        if role == "slave":
+            raise NotSent(f"the sentinels of {self._address.shown} name a replica: a failover is on its way")
+        return role
 
     async def _master(self) -> _Node:
         """All sentinels are asked at once, so that one that is away costs nothing: the first address with

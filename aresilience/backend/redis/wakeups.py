@@ -147,11 +147,11 @@ class Wakeups:
                     self.connected.set()
                 elif kind == b"subscribe":
                     self._resync(rest[0])
-        finally:  # nothing here waits, so that no cancel can cut it
-            self.connected.clear()
-            self._connection = None
-            teller.cancel()
-            if not loop.is_closed():
+        finally:  # nothing here waits, so no cancel can cut it
+            if not loop.is_closed():  # else we are being collected
+                self.connected.clear()
+                self._connection = None
+                teller.cancel()
                 hang_up(connection)
 
     async def _tell(self, connection: AbstractConnection) -> None:

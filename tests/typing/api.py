@@ -1,0 +1,215 @@
+"""The public face, written down as code that must type-check. It is never executed.
+
+mypy --strict tests/typing
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar, assert_type
+
+import aresilience as ar
+from aresilience.testing import Recorder, SweepReport, VirtualLoop, cancel_sweep, run_virtual, swept
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class User:
+    """What is fetched."""
+
+
+async def fetch(user_id: int, *, deep: bool = False) -> User:
+    """A call."""
+    return User()
+
+
+class Client:
+    """A call that is a method."""
+
+    @ar.Timeout(1.0)
+    async def get(self, user_id: int) -> User:
+        """Decorated in the class."""
+        return User()
+
+
+# Every policy: decorator, wrap and call keep the signature and the type
+
+POLICIES: list[ar.Policy] = [
+    ar.Timeout(1.0, name="limit", listeners=[print]),
+    ar.Timeout(timedelta(seconds=1)),
+    ar.Bulkhead(10, max_waiting=100, max_wait=1.0),
+    ar.Hedge(delay=0.05, max_hedges=1, budget=ar.RetryBudget(), dispose=print),
+    ar.Hedge(delay=ar.Percentile(0.95, initial=timedelta(seconds=1))),
+    ar.Fallback([], on=(OSError, lambda error: "busy" in str(error))),
+    ar.Retry(
+        on=ConnectionError, attempts=3, backoff=ar.Backoff.exponential(), deadline=timedelta(minutes=1)
+    ),
+    ar.Retry(on=(ConnectionError, ar.BulkheadFull), until=bool),
+    ar.CircuitBreaker("payments", failure_rate=0.5, window=ar.Window.calls(100), ignore=KeyError),
+    ar.CircuitBreaker(failure_threshold=5, recovery_timeout=ar.Backoff.constant(30.0)),
+    ar.CircuitBreakers("hosts", key=lambda url: url, failure_threshold=3),
+    ar.Pipeline(ar.Timeout(10.0), ar.Retry(on=OSError), ar.CircuitBreaker(), ar.Timeout(1.0)),
+    ar.Pipeline.standard(retry=ar.Retry(on=OSError), attempt_timeout=ar.Timeout(1.0)),
+]
+
+
+async def uses_of_a_policy(policy: ar.Policy) -> None:
+    """What wraps `fetch` is called like `fetch`, and gives what it gives."""
+    decorated = policy(fetch)
+    assert_type(await decorated(1, deep=True), User)
+    assert_type(await policy.wrap(fetch)(1), User)
+    assert_type(await policy.call(fetch, 1, deep=False), User)
+    assert_type(await policy.call(lambda: fetch(1)), User)
+    assert_type(await Client().get(1), User)
+    await decorated("1")  # type: ignore[arg-type]
+    await decorated(1, shallow=True)  # type: ignore[call-arg]
+    await policy.call(fetch)  # type: ignore[call-arg]
+    policy.wrap(len)  # type: ignore[arg-type]
+    end: Callable[[], None] = policy.listen(Recorder())
+    end()
+
+
+@ar.Retry(on=OSError)
+@ar.CircuitBreaker()
+async def stacked(name: str) -> list[int]:
+    """Two decorators."""
+    return [len(name)]
+
+
+async def decorators_keep_types() -> None:
+    """However many."""
+    assert_type(await stacked("x"), list[int])
+    await stacked(5)  # type: ignore[arg-type]
+
+
+# Each one's own face
+
+
+async def retry_as_an_iterator() -> User:
+    """`async for attempt in retry: async with attempt:`"""
+    retry = ar.Retry(on=OSError)
+    async for attempt in retry:
+        async with attempt:
+            assert_type(attempt.number, int)
+            assert_type(attempt.elapsed, float)
+            return await fetch(1)
+    raise AssertionError
+
+
+async def breaker_by_hand(breaker: ar.CircuitBreaker) -> None:
+    """Guard, admit and record, states and switches."""
+    async with breaker.guard() as call:
+        call.result = await fetch(1)
+    permit = await breaker.admit()
+    await breaker.record(permit, error=OSError())
+    await breaker.isolate()
+    await breaker.reset()
+    breaker.disable()
+    breaker.shadow()
+    assert_type(breaker.state, ar.BreakerState)
+    assert_type(breaker.snapshot().probes, int)
+    breakers = ar.CircuitBreakers(failure_threshold=1)
+    assert_type(breakers["host"], ar.CircuitBreaker)
+
+
+async def bulkhead_as_a_block(bulkhead: ar.Bulkhead) -> int:
+    """`async with bulkhead:`"""
+    async with bulkhead:
+        return bulkhead.running + bulkhead.waiting
+
+
+async def deadlines() -> None:
+    """The ambient deadline."""
+    with ar.deadline(5.0) as limit:
+        assert_type(ar.time_remaining(), float | None)
+    assert_type(limit.expired, bool)
+    with ar.deadline(None), ar.deadline(timedelta(seconds=1)), ar.deadline(0):
+        pass
+
+
+async def errors() -> None:
+    """What is raised, and what it knows."""
+    try:
+        await stacked("x")
+    except ar.CircuitOpen as refused:
+        assert_type(refused.retry_after, float | None)
+        assert_type(refused.last_failure, Exception | None)
+    except ar.Rejected as refused:
+        assert_type(refused.retry_after, float | None)
+    except ar.TimedOut as late:
+        as_builtin: TimeoutError = late
+        assert_type(ar.retry_history(as_builtin), tuple[ar.Attempt, ...])
+    except ar.AresilienceError as error:
+        assert_type(error.outcome, ar.Outcome)
+    assert_type(ar.retry_after_hint(object()), float | None)
+
+
+def listeners(event: ar.Event) -> None:
+    """Events tell their facts."""
+    assert_type(event.policy, str)
+    assert_type(event.at, float)
+    if isinstance(event, ar.RetryScheduled):
+        assert_type(event.delay, float)
+    elif isinstance(event, ar.BreakerChanged):
+        assert_type(event.new, ar.BreakerState)
+    elif isinstance(event, ar.CallRejected):
+        assert_type(event.retry_after, float | None)
+
+
+ar.Pipeline(*POLICIES).listen(listeners)
+ar.Timeout(1.0, listeners=[listeners, ar.LoggingListener()])
+
+
+# A policy of one's own
+
+
+class Audit(ar.Policy):
+    """Typed like ours."""
+
+    layer = ar.Layer.OTHER
+
+    def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        """Around a call."""
+
+        async def audited(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await fn(*args, **kwargs)
+
+        return audited
+
+
+# Wrong uses
+
+ar.Timeout()  # type: ignore[call-arg]
+ar.Timeout("1")  # type: ignore[arg-type]
+ar.Timeout(1.0, "name")  # type: ignore[call-arg]
+ar.Bulkhead(1.5)  # type: ignore[arg-type]
+ar.Hedge(delay=None)  # type: ignore[arg-type]
+ar.Retry()  # type: ignore[call-arg]
+ar.Retry(on="OSError")  # type: ignore[arg-type]
+ar.Retry(on=OSError, nested="never")  # type: ignore[arg-type]
+ar.Backoff.exponential(jitter="half")  # type: ignore[arg-type]
+ar.Fallback([], on=BaseException)  # type: ignore[arg-type]
+ar.Pipeline(5)  # type: ignore[arg-type]
+
+
+# The testing kit
+
+
+async def stream() -> AsyncIterator[int]:
+    """A generator has no single result."""
+    yield 1
+
+
+ar.Timeout(1.0).wrap(stream)  # type: ignore[arg-type]
+
+
+def testing_kit() -> None:
+    """Virtual time, recorder, sweep."""
+    assert_type(run_virtual(fetch(1), seed=7), User)
+    recorder = Recorder()
+    assert_type(recorder.of(ar.RetryScheduled), list[ar.RetryScheduled])
+    report = cancel_sweep(Client().get, make=lambda: 1, check=print, loop_factory=VirtualLoop)
+    assert_type(report, SweepReport)
+    assert_type(sum([report, swept()], SweepReport()), SweepReport)
