@@ -207,10 +207,12 @@ class _Race:
         return self._lost()
 
     def _start(self) -> asyncio.Task[Any]:
-        context = copy_context()
-        if self._hedge._budget is not None:
+        if self._hedge._budget is None:
+            task = self._loop.create_task(self._call())
+        else:  # policies further in that share the budget are told that this is paid for
+            context = copy_context()
             context.run(ATTEMPT_OF.set, self)
-        task = self._loop.create_task(self._call(), context=context)
+            task = self._loop.create_task(self._call(), context=context)
         self._tasks.append(task)
         return task
 

@@ -57,7 +57,7 @@ class ErrorMatcher:
         if groups not in ("any", "all"):
             raise ValueError(f"{where}: groups must be 'any' or 'all', got {groups!r}")
         self.types = tuple(types)
-        self._named = tuple(t for t in types if hasattr(t, "outcome"))
+        self._named = tuple(t for t in types if getattr(t, "outcome", None) is Outcome.IGNORED)
         self._groups = tuple(t for t in types if issubclass(t, ExceptionGroup))
         self._predicates = tuple(predicates)
         self._every = groups == "all"

@@ -39,4 +39,7 @@ def _tests_the_wheel_when_asked() -> None:
 @pytest.fixture(autouse=True)
 def _nothing_blocks_the_loop() -> Iterator[BlockBuster]:
     with blockbuster_ctx("aresilience") as blockbuster:
+        # A Lua file is read once, as part of importing the store that it belongs to.
+        for name in ("io.TextIOWrapper.read", "io.BufferedReader.read"):
+            blockbuster.functions[name].can_block_in("aresilience/backend/redis/scripts.py", "beside")
         yield blockbuster

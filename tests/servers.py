@@ -113,17 +113,17 @@ class RedisServer:
                 preexec_fn=_die_with_parent,
             )
         end = time.monotonic() + PATIENCE
-        while not self._accepts():
+        while not self._answers():
             if self.process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"redis-server did not start:\n{self._log.read_text()[-2000:]}")
 
-    def _accepts(self) -> bool:
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            if probe.connect_ex(("127.0.0.1", self.port)) != 0:
-                time.sleep(0.005)
-                return False
-            return True
+    def _answers(self) -> bool:
+        try:
+            self.command("PING", timeout=1)
+        except OSError:
+            time.sleep(0.005)
+            return False
+        return True
 
     def command(self, *words: object, timeout: float = PATIENCE) -> Any:
         """Ask it something over a plain socket. An error reply is returned as text, with its `-`."""

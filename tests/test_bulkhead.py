@@ -140,19 +140,55 @@ async def test_a_permit_passes_from_hand_to_hand() -> None:
 
 
 async def test_a_place_in_the_queue_is_free_when_its_wait_is_over() -> None:
-    """In the very turn in which a wait runs out another caller can have the place."""
+    """In the very turn in which a wait runs out another caller can have the place, before the first has run."""
     bulkhead = ar.Bulkhead(1, max_waiting=1, max_wait=3.0)
-    async with bulkhead:
-        first = asyncio.create_task(ending(bulkhead.call(forever)))
-        second: list[asyncio.Task[object]] = []
+    ended: list[str] = []
+
+    async def come_at(when: float, name: str) -> None:
+        await asyncio.sleep(when)
+        ended.append(f"{name} {(await ending(bulkhead.call(forever))) is ar.BulkheadFull} {now()}")
+
+    async with bulkhead, asyncio.TaskGroup() as group:
+        group.create_task(come_at(3.0, "second"))  # its timer is older, so it runs first
         await asyncio.sleep(0)
+        group.create_task(come_at(0.0, "first"))
+    assert ended == ["first True 3.0", "second True 6.0"]
+
+
+class Timers(VirtualLoop):
+    """Remembers the timers that it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: list[asyncio.TimerHandle] = []
+
+    def call_at(self, *args: object, **kwargs: object) -> asyncio.TimerHandle:
+        """As ever, and remembered."""
+        self.timers.append(super().call_at(*args, **kwargs))  # type: ignore[arg-type]
+        return self.timers[-1]
+
+
+@pytest.mark.parametrize(("deadline", "timers"), [(None, 1), (5.0, 11)])
+def test_a_wait_that_is_over_leaves_no_timer(deadline: float | None, timers: int) -> None:
+    """Waits that are granted share one timer, or call theirs off where a deadline is nearer."""
+
+    async def main() -> int:
+        bulkhead = ar.Bulkhead(1, max_waiting=1, max_wait=9.0)
         loop = asyncio.get_running_loop()
-        loop.call_at(3.0, lambda: second.append(loop.create_task(ending(bulkhead.call(forever)))))
-        assert await first is ar.BulkheadFull
-        await settle()
-        assert inside(bulkhead) == (1, 1)
-        assert await second[0] is ar.BulkheadFull
-        assert now() == 6.0
+        assert isinstance(loop, Timers)
+        with ar.deadline(deadline):
+            for _ in range(10):
+                async with bulkhead:
+                    waiter = asyncio.create_task(bulkhead.call(asyncio.sleep, 0))
+                    await settle()
+                await waiter
+        if deadline is not None:
+            assert all(timer.cancelled() for timer in loop.timers)
+        await asyncio.sleep(20.0)
+        return len(loop.timers) - 1
+
+    with asyncio.Runner(loop_factory=Timers) as runner:
+        assert runner.run(main()) == timers
 
 
 # Cancellation, and whatever else ends a call

@@ -291,6 +291,24 @@ async def test_a_hedge_inside_a_retry_doubles_each_attempt() -> None:
     assert sum("hedge 1 failed too: TimedOut" in note for note in caught.value.__notes__) == 1
 
 
+async def test_a_listener_may_use_the_policy_that_tells_it() -> None:
+    """A callback that looks at its policy, or calls it again, ends (gobreaker deadlocks, #37), in order."""
+    bulkhead = ar.Bulkhead(1, name="full")
+    seen: list[tuple[str, int]] = []
+
+    def listener(event: ar.Event) -> None:
+        seen.append((repr(bulkhead), len(seen)))
+        if len(seen) < 3:
+            again = bulkhead.call(down())
+            with pytest.raises(ar.BulkheadFull):
+                again.send(None)
+
+    bulkhead.listen(listener)
+    async with bulkhead:
+        assert await ending(bulkhead.call(down())) is ar.BulkheadFull
+    assert seen == [("<Bulkhead 'full' 1/1 running, 0/0 waiting>", n) for n in range(3)]
+
+
 # Whatever ends a call, everything is given back
 
 

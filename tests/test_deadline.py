@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aresilience as ar
+from aresilience.deadline import Expiry
 from aresilience.testing import Recorder, run_virtual
 
 EPSILON = 1e-6
@@ -176,6 +177,16 @@ def test_a_deadline_in_a_deadline_only_shortens(
     expected = (ar.DeadlineExceeded, least) if least is not None and least <= takes else ("done", takes)
     remaining = [shortest(limits[: k + 1]) for k in range(len(limits))]
     assert run_virtual(main(), seed=seed) == (*expected, remaining)
+
+
+async def test_an_expiry_leaves_an_earlier_deadline_as_it_is() -> None:
+    """What limits a body to a moment after the ambient deadline does not move that deadline."""
+    with ar.deadline(1.0):
+        with Expiry(5.0, lambda: ar.TimedOut("late")):
+            assert ar.time_remaining() == 1.0
+        with Expiry(0.5, lambda: ar.TimedOut("late")):
+            assert ar.time_remaining() == 0.5
+        assert ar.time_remaining() == 1.0
 
 
 async def test_what_remains_runs_down_to_zero() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import aresilience as ar
-from aresilience.testing import Recorder, VirtualLoop
+from aresilience.testing import Recorder, VirtualLoop, run_virtual
 
 
 async def never() -> None:
@@ -177,16 +177,26 @@ def uvloop_or_skip() -> asyncio.AbstractEventLoop:
     return loop
 
 
+def eager_or_skip() -> asyncio.AbstractEventLoop:
+    """A loop whose tasks begin at once, loudly skipped where Python has none."""
+    if sys.version_info < (3, 12):
+        pytest.skip("eager tasks need Python 3.12: their runs are NOT made")
+    loop = asyncio.SelectorEventLoop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
 @pytest.mark.parametrize("debug", [False, True], ids=["plain", "debug"])
 @pytest.mark.parametrize(
     "make",
     [
         asyncio.SelectorEventLoop,
         uvloop_or_skip,
+        eager_or_skip,
         VirtualLoop,
         *(partial(VirtualLoop, seed) for seed in (1, 2)),
     ],
-    ids=["asyncio", "uvloop", "virtual", "virtual-1", "virtual-2"],
+    ids=["asyncio", "uvloop", "eager", "virtual", "virtual-1", "virtual-2"],
 )
 def test_v14_every_loop_gives_the_same_results(
     make: Callable[[], asyncio.AbstractEventLoop], debug: bool
@@ -252,7 +262,11 @@ def test_one_timeout_serves_two_threads_at_once() -> None:
         met[me] = asyncio.Event()
         loops[me] = asyncio.get_running_loop()
         await asyncio.to_thread(ready.wait)
-        calls = [limit.call(meet, me), *(soon.call(never) for _ in range(20)), limit.call(meet, me)]
+        calls = [
+            limit.call(meet, me),
+            *(soon.call(never) for _ in range(20)),
+            limit.call(asyncio.sleep, 0, 1),
+        ]
         results[me] = [await task for task in [asyncio.create_task(ending(call)) for call in calls]]
         task = asyncio.current_task()
         results[me].append(f"{task and task.cancelling()}")
@@ -262,7 +276,28 @@ def test_one_timeout_serves_two_threads_at_once() -> None:
         thread.start()
     for thread in threads:
         thread.join(50)
-    assert results == {me: [f"'met {me}'", *["TimedOut"] * 20, f"'met {me}'", "0"] for me in (0, 1)}
+    assert results == {me: [f"'met {me}'", *["TimedOut"] * 20, "1", "0"] for me in (0, 1)}
+
+
+def test_a_thread_never_takes_the_task_of_another_thread() -> None:
+    """While one loop runs a task, a call in another thread is timed by its own loop, and its own clock."""
+    limit = ar.Timeout(5.0)
+    seen: list[float | None] = []
+
+    async def left() -> None:
+        seen.append(ar.time_remaining())
+
+    async def main() -> None:
+        await asyncio.sleep(1000.0)
+        await limit.call(left)
+        other = threading.Thread(target=run_virtual, args=(limit.call(left),))
+        other.start()  # while this task is the running one of its loop
+        other.join(50)
+        await limit.call(left)
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+    assert seen == [5.0, 5.0, 5.0]
 
 
 if __name__ == "__main__":

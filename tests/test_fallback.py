@@ -65,6 +65,7 @@ def keyword_only(error: Exception, *, size: int) -> str:
         (optional, (("tea",), {}), "tea no"),
         (optional, ((), {}), "soup no"),
         (all_of_it, (("tea",), {"size": 2}), "no ('tea',) {'size': 2}"),
+        (lambda *both: f"{both[1]} {both[0]}", (("tea",), {}), "tea no"),
         (functools.partial(all_of_it, "bound"), (("tea",), {}), "bound (ValueError('no'), 'tea') {}"),
         (keyword_only, ((), {"size": 3}), "size 3"),
         (repr, (("tea",), {}), "ValueError('no')"),

@@ -222,6 +222,16 @@ def test_hedges_are_paid_for_by_the_budget() -> None:
     assert hedge.budgeted
 
 
+async def test_a_call_that_gets_no_hedge_from_the_budget_asks_once() -> None:
+    """A call whose hedge was not paid for goes on without one, also when there is budget again."""
+    budget = ar.RetryBudget(ratio=1e-9, floor=1.0, window=1.0)  # one extra call a second
+    service = Service((5.0, "a"), (0.0, "b"))
+    asyncio.get_running_loop().call_at(0.95, budget.withdraw, 0.95)
+    assert await ar.Hedge(delay=1.0, budget=budget).call(service) == "a"
+    assert budget.withdraw(now())
+    assert service.started == [0.0]
+
+
 async def test_a_spent_budget_touches_no_hedge_that_runs() -> None:
     """When the budget is used up while a hedge runs, that hedge goes on (failsafe-go#141 killed it)."""
     budget = ar.RetryBudget(ratio=1e-9, floor=0.1, window=10.0)  # one extra call

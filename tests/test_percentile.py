@@ -111,11 +111,14 @@ async def test_what_a_hedge_overtook_counts_with_the_time_it_took() -> None:
     await hedge.call(lambda: asyncio.sleep(next(plan)))  # 0.25 s
     assert percentile.delay() == 1.5
 
-    async def fail() -> None:
+    async def fail(takes: float) -> None:
+        await asyncio.sleep(takes)
         raise ValueError
 
     with pytest.raises(ValueError):
-        await hedge.call(fail)
+        await hedge.call(fail, 0.5)
+    failing_first = iter([fail(2.0), asyncio.sleep(9.0)])
+    await hedge.call(lambda: next(failing_first))
     assert repr(percentile) == "Percentile(1: 1.5 s from 2 calls)"
 
 

@@ -81,6 +81,7 @@ async def test_every_async_callable_can_be_wrapped_and_called(policy: ar.Policy)
         Client.static,
         Client.of_class,
         functools.partial(fetch),
+        functools.partial(Client()),
         AsyncMock(wraps=fetch),
     ]
     for function in functions:

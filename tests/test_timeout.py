@@ -63,6 +63,21 @@ async def test_a_call_that_needs_the_whole_limit_is_too_late(
     assert now() == at
 
 
+async def test_what_is_too_late_is_cancelled() -> None:
+    """The call itself is cancelled at its limit (resilience4j's TimeLimiter leaves it running, #905 #1041)."""
+    ended: list[float] = []
+
+    async def call() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            ended.append(now())
+            raise
+
+    assert await ending(ar.Timeout(1.0).call(call)) is ar.TimedOut
+    assert ended == [1.0]
+
+
 async def test_a_timedelta_is_a_limit() -> None:
     """A limit may be written as a timedelta."""
     assert await ending(ar.Timeout(timedelta(minutes=2)).call(forever)) is ar.TimedOut

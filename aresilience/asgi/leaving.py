@@ -45,8 +45,7 @@ class Queueing:
     async def wait(self, what: Awaitable[None]) -> None:
         """Await `what`. Cancels it and raises `ClientLeft` if the client leaves before it is done."""
         task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("waiting for a permit needs a task; there is none running")
+        assert task is not None, "servers run the application in a task"
         self._waiting, cancelling = task, task.cancelling()
         start = task.get_loop().call_soon(self._look_out)  # only if `what` has to wait
         try:

@@ -102,10 +102,10 @@ class RateLimitMiddleware:
         ]
 
     def _told(self, refusal: RateLimited, met: Sequence[Limit]) -> Told:
-        if refusal.decision is None:
-            return Told()
-        refused = [limit for limit in met if limit.limiter is refusal.limiter][:1]
-        levels = self._levels(refused, [refusal.decision] * len(refused))
+        """What the refusal of one of our limits may tell of it."""
+        assert refusal.decision is not None, "a limiter refuses with its decision"
+        refused = next(limit for limit in met if limit.limiter is refusal.limiter)
+        levels = self._levels([refused], [refusal.decision])
         return Told([tightest_name(level) for level in levels], self._answers.fields(levels))
 
     def _telling(self, send: Send, levels: Sequence[Level]) -> Send:

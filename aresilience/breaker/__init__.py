@@ -17,7 +17,8 @@ What counts: errors that match `failure_on` and not `ignore` fail; calls slower 
 policies and every kind of cancellation count nowhere and give their place back; any other error means
 that the dependency answered, a success. A call that began before the state last changed counts nowhere.
 
-When the store is down: the state lives in the process; there is none yet.
+When the store is down: each process goes on with what it knows, and `StoreDegraded` is told; when it is
+back, the newest state holds for all. A call through a closed circuit never asks the store.
 
 What not to do: put it outside the retries (it then sees one failure where there were three); share
 one between dependencies; forget a time limit inside, without which a hang is never a failure.

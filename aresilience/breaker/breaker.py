@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from aresilience import arguments
+from aresilience.backend import Backend
 from aresilience.backoff import Backoff
 from aresilience.breaker.facts import BreakerChanged, CircuitOpen, Permit, Snapshot, without_traceback
+from aresilience.breaker.guard import Guard
 from aresilience.breaker.judge import NO_RESULT, Judge
 from aresilience.breaker.machine import BreakerState, Refusal, Rules
-from aresilience.breaker.memory import MemoryBreakerStore
 from aresilience.breaker.store import BreakerStore
+from aresilience.breaker.stores import store_on
 from aresilience.breaker.window import Window
 from aresilience.clock import LoopClock
-from aresilience.events import CallRejected, Listener
+from aresilience.events import CallRejected, Listener, StoreDegraded
 from aresilience.outcome import ErrorSpec, Outcome
 from aresilience.policy import Layer, Policy
 
-__all__ = ["CircuitBreaker", "Guard"]
+__all__ = ["CircuitBreaker"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +39,9 @@ class CircuitBreaker(Policy):
     failed recovery. Then lets probes pass: `half_open_max_calls` at once (1), `half_open_total` in one
     round (no limit); `success_threshold` successes (2) close it, one failure or slow call reopens it. A
     probe without an answer in `probe_timeout` seconds (as long as it was open) has failed.
+
+    With a `backend` all processes share one circuit under this name: each counts its own calls, and what
+    opens it for one opens it for all; probes are counted together.
 
     `failure_on` (Exception) and `ignore` take types and predicates, `failure_if` is a predicate on results.
     """
@@ -76,9 +80,12 @@ class CircuitBreaker(Policy):
         failure_on: ErrorSpec = Exception,
         ignore: ErrorSpec = (),
         failure_if: Callable[[Any], object] | None = None,
+        backend: Backend | None = None,
         listeners: Iterable[Listener] = (),
     ) -> None:
         super().__init__(name, listeners)
+        if backend is not None and name is None:
+            raise ValueError("CircuitBreaker: name is needed with a backend: it is what processes share by")
         self._judge = Judge(
             failure_threshold=failure_threshold,
             failure_rate=failure_rate,
@@ -110,10 +117,18 @@ class CircuitBreaker(Policy):
             None if probe_timeout is None else arguments.duration(f"{kind}: probe_timeout", probe_timeout),
         )
         self._clock = LoopClock()
-        self._start()
+        self._start(backend)
 
-    def _start(self) -> None:
-        self._store: BreakerStore = MemoryBreakerStore(self._rules, self._clock)
+    def _start(self, backend: Backend | None, key: str | None = None) -> None:
+        self._store: BreakerStore = store_on(
+            backend,
+            self.name,
+            key,
+            self._rules,
+            self._clock,
+            changed=self._follow,
+            degraded=self._degraded,
+        )
         self._counts = self._judge.new_counts()
         self._mode: BreakerState | None = None
         self._state = BreakerState.CLOSED
@@ -121,12 +136,12 @@ class CircuitBreaker(Policy):
         self._closed = True
         self._last_failure: Exception | None = None
 
-    def sibling(self, name: str) -> CircuitBreaker:
-        """A new breaker with the same options and the same listeners: nothing is checked again."""
+    def sibling(self, backend: Backend | None, key: str | None) -> CircuitBreaker:
+        """The breaker of a key, with the same name, options and listeners: nothing is checked again."""
         twin = object.__new__(CircuitBreaker)
-        twin.name, twin._listeners = name, self._listeners
+        twin.name, twin._listeners = self.name, self._listeners
         twin._judge, twin._rules, twin._clock = self._judge, self._rules, self._clock
-        twin._start()
+        twin._start(backend, key)
         return twin
 
     # Calls
@@ -269,6 +284,11 @@ class CircuitBreaker(Policy):
             open_for = circuit.open_for if new is BreakerState.OPEN else None
             self._listeners.tell(BreakerChanged(self.name, self._clock.read(), old, new, open_for))
 
+    def _degraded(self, error: Exception) -> None:
+        """The shared store failed: what this process knows goes on."""
+        if self._listeners:
+            self._listeners.tell(StoreDegraded(self.name, self._clock.read(), error, "local"))
+
     def _refuse(self, refusal: Refusal) -> None:
         """Raise `CircuitOpen`; in shadow mode only tell."""
         shadow = self._mode is BreakerState.SHADOW
@@ -364,30 +384,3 @@ class CircuitBreaker(Policy):
         elif s.failures:
             facts.append(f"{s.failures} failures in a row")
         return f"<CircuitBreaker {self.name!r} {', '.join(facts)}>"
-
-
-class Guard:
-    """One call through a breaker, as a block. Set `result` to let `failure_if` judge it."""
-
-    __slots__ = ("_breaker", "_entered", "_permit", "result")
-
-    def __init__(self, breaker: CircuitBreaker) -> None:
-        self._breaker = breaker
-        self._entered = False
-        self._permit: Permit | None = None
-        self.result: object = NO_RESULT
-
-    async def __aenter__(self) -> Guard:
-        if self._entered:  # by another task too: a second permit would push out the first
-            raise RuntimeError("a guard is for one call: write breaker.guard() each time")
-        self._entered = True
-        self._permit = await self._breaker.admit()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._breaker.record(self._permit, error, self.result)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, 
 from typing import Any, ParamSpec, TypeVar
 
 from aresilience import arguments
+from aresilience.backend import Backend
 from aresilience.breaker.breaker import CircuitBreaker
 from aresilience.breaker.facts import CircuitOpen
 from aresilience.breaker.machine import BreakerState
@@ -32,7 +33,7 @@ class CircuitBreakers(Policy):
     Events carry the family's name, not the key.
     """
 
-    __slots__ = ("_breakers", "_key", "_max_keys", "_pattern")
+    __slots__ = ("_backend", "_breakers", "_key", "_max_keys", "_pattern")
 
     layer = Layer.BREAKER
     refusal = CircuitOpen
@@ -43,6 +44,7 @@ class CircuitBreakers(Policy):
         *,
         key: Callable[..., Hashable] | None = None,
         max_keys: int = 10_000,
+        backend: Backend | None = None,
         listeners: Iterable[Listener] = (),
         **options: Any,
     ) -> None:
@@ -51,6 +53,11 @@ class CircuitBreakers(Policy):
         self._max_keys = arguments.count("CircuitBreakers: max_keys", max_keys)
         self._pattern = CircuitBreaker(self.name, **options)
         self._pattern._listeners = self._listeners
+        if backend is not None and name is None:
+            raise ValueError(
+                "CircuitBreakers: name is needed with a backend: it is what processes share by"
+            )
+        self._backend = backend
         self._breakers: OrderedDict[Hashable, CircuitBreaker] = OrderedDict()
 
     def __getitem__(self, key: Hashable) -> CircuitBreaker:
@@ -58,7 +65,7 @@ class CircuitBreakers(Policy):
         if breaker is None:
             if len(self._breakers) >= self._max_keys:
                 self._drop_one()  # before the new one comes, which is closed and must not be it
-            breaker = self._breakers[key] = self._pattern.sibling(self.name)
+            breaker = self._breakers[key] = self._pattern.sibling(self._backend, self._shared_key(key))
         else:
             self._breakers.move_to_end(key)
         return breaker
@@ -88,6 +95,13 @@ class CircuitBreakers(Policy):
             return result
 
         return guarded
+
+    def _shared_key(self, key: Hashable) -> str | None:
+        if self._backend is None:
+            return None
+        if not isinstance(key, str):
+            raise TypeError(f"CircuitBreakers: with a backend keys must be strings, got {key!r}")
+        return key
 
     def _drop_one(self) -> None:
         """The longest unused that is closed, among the oldest few, so that the cost is bounded."""

@@ -20,7 +20,9 @@ then lasts longer, from the new now, than it would if it began there.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aresilience.backoff import Backoff
 
@@ -100,6 +102,33 @@ class Circuit:
         self._probes: dict[int, float] | None = None  # made when first needed: most never are
         self._last_probe = 0
         self._successes = 0
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that it is, as plain values: what a shared store keeps. `of` is the way back."""
+        return {
+            "state": self.state,
+            "generation": self.generation,
+            "changed_at": self.changed_at,
+            "open_for": self.open_for,
+            "rounds": self.rounds,
+            "probes": dict(self._probes or {}),
+            "last_probe": self._last_probe,
+            "successes": self._successes,
+        }
+
+    @classmethod
+    def of(cls, rules: Rules, facts: Mapping[str, Any]) -> Circuit:
+        """The circuit that `facts` describes. Raises `KeyError` if something is missing."""
+        circuit = cls(rules)
+        circuit.state = facts["state"]
+        circuit.generation = facts["generation"]
+        circuit.changed_at = facts["changed_at"]
+        circuit.open_for = facts["open_for"]
+        circuit.rounds = facts["rounds"]
+        circuit._probes = dict(facts["probes"]) or None
+        circuit._last_probe = facts["last_probe"]
+        circuit._successes = facts["successes"]
+        return circuit
 
     def trip(self, generation: int, now: float, u: float) -> bool:
         """Open a closed circuit, if `generation` is still the one that was judged."""

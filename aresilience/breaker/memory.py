@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aresilience.breaker.machine import Circuit, Probe, Refusal, Rules
 from aresilience.chance import entropy
 from aresilience.clock import LoopClock
@@ -12,23 +14,39 @@ __all__ = ["MemoryBreakerStore"]
 class MemoryBreakerStore:
     """The machine, and the loop's clock."""
 
-    __slots__ = ("_clock", "circuit")
+    __slots__ = ("_clock", "_watchers", "circuit")
 
     def __init__(self, rules: Rules, clock: LoopClock) -> None:
         self.circuit = Circuit(rules)
         self._clock = clock
+        self._watchers: tuple[Callable[[], None], ...] = ()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call back after every verb: several breakers of one name share a circuit on a MemoryBackend."""
+        self._watchers = (*self._watchers, changed)
 
     async def trip(self, generation: int) -> bool:
-        return self.circuit.trip(generation, self._clock.read(), entropy().random())
+        tripped = self.circuit.trip(generation, self._clock.read(), entropy().random())
+        self._tell()
+        return tripped
 
     async def admit(self) -> Probe | Refusal | None:
-        return self.circuit.admit(self._clock.read(), entropy().random())
+        answer = self.circuit.admit(self._clock.read(), entropy().random())
+        self._tell()
+        return answer
 
     async def record(self, probe: Probe, success: bool | None) -> None:
         self.circuit.record(probe, self._clock.read(), entropy().random(), success)
+        self._tell()
 
     async def isolate(self) -> None:
         self.circuit.isolate(self._clock.read())
+        self._tell()
 
     async def reset(self) -> None:
         self.circuit.reset(self._clock.read())
+        self._tell()
+
+    def _tell(self) -> None:
+        for changed in self._watchers:
+            changed()

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from aresilience.backend.redis import RedisBackend, Script
 from aresilience.breaker.machine import BreakerState, Circuit, Probe, Refusal, Rules
@@ -43,7 +44,7 @@ class RedisBreakerStore:
     def __init__(
         self,
         backend: RedisBackend,
-        name: str,
+        name: tuple[str, ...],
         rules: Rules,
         clock: LoopClock,
         *,
@@ -56,27 +57,32 @@ class RedisBreakerStore:
         self._clock = clock
         self._changed = changed
         self._degraded = degraded
-        self._key = backend.key("breaker", name)
+        self.key = backend.key("breaker", *name)
         self._version = 0
+        self._known = 0  # the generation that Redis has
         self._offset: float | None = None  # the server's time less ours, in seconds
         self._turn = asyncio.Lock()
-        backend.when_open(self._attach)
+        backend.shared("breaker", "news", lambda: _News(backend)).add(self)
 
-    def _attach(self) -> Callable[[], None]:
-        self._offset = None
-        return self._backend.listen(_CHANNEL, self._hear, self._look)
-
-    def _hear(self, message: bytes) -> None:
-        if message == self._key:
-            self._look()
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """There is news: read it."""
         self._backend.spawn(self._read())
+
+    def differs(self, value: bytes | None) -> bool:
+        """Whether a value of the server is not the one that we know."""
+        version = 0 if value is None else int(value.partition(b"|")[0] or 0)
+        return version != self._version or self.circuit.generation > self._known
 
     async def trip(self, generation: int) -> bool:
         return await self._kept(self._decide(lambda c, now, u: c.trip(generation, now, u)))
 
     async def admit(self) -> Probe | Refusal | None:
+        if self.circuit.state is BreakerState.ISOLATED:
+            return Refusal(None)
+        if self.circuit.state is BreakerState.OPEN:
+            left = self.circuit.open_left(self._clock.read())
+            if left > 0:
+                return Refusal(left)
         task = self._backend.spawn(self._decide(lambda c, now, u: c.admit(now, u)))
         try:
             await asyncio.wait([task])
@@ -94,7 +100,7 @@ class RedisBreakerStore:
     async def reset(self) -> None:
         await self._kept(self._decide(lambda c, now, _: c.reset(now)))
 
-    async def _kept(self, verb: Any) -> Any:
+    async def _kept(self, verb: Coroutine[Any, Any, R]) -> R:
         """Await a verb that goes on if we are cancelled."""
         task = self._backend.spawn(verb)
         await asyncio.wait([task])
@@ -127,39 +133,47 @@ class RedisBreakerStore:
             after = self._packed(circuit)
             if after == before:
                 return result
-            value = b"%d|%s" % (self._version + 1, after)
-            if await self._exchange(self._version, value):
+            if await self._exchange(self._version, self._value(circuit)):
                 self.circuit = circuit
+                self._known = circuit.generation
                 self._changed()
                 return result
         raise CorruptState("a circuit breaker key changes faster than we can follow")
 
     async def _read(self) -> None:
+        """Learn the state that is there; if ours is newer, as after an outage, put it there."""
         async with self._turn:
             try:
                 await self._exchange(-1, b"0|")
+                if self.circuit.generation > self._known:
+                    await self._exchange(self._version, self._value(self.circuit))
             except BackendError:
                 return  # the next verb, or the next look, will tell
             self._changed()
 
+    def _value(self, circuit: Circuit) -> bytes:
+        return b"%d|%s" % (self._version + 1, self._packed(circuit))
+
     async def _exchange(self, version: int, value: bytes) -> bool:
         """Put a value in place, or learn what is there instead."""
         told = self._backend.channel(_CHANNEL)
-        args = (version, value, _KEPT_MS, told, self._key)
-        won, now, found = await self._backend.run(_SCRIPT, [self._key], args)
+        args = (version, value, _KEPT_MS, told, self.key)
+        won, now, found = await self._backend.run(_SCRIPT, [self.key], args)
         self._offset = now / 1e6 - self._clock.read()
         if won:
             self._version += 1
+            self._known = self.circuit.generation
         elif found:
             self._learn(found)
-        else:
-            self._version = 0  # it was lost: ours goes on
+        else:  # nobody has written it yet, or it was lost: ours goes on
+            self._version = self._known = 0
         return bool(won)
 
     def _learn(self, value: bytes) -> None:
         version, _, text = value.partition(b"|")
         circuit = self._unpacked(text)
         self._version = int(version)
+        self._known = circuit.generation
         if circuit.generation >= self.circuit.generation:
             self.circuit = circuit
 
@@ -177,7 +191,50 @@ class RedisBreakerStore:
             facts = json.loads(text)
             facts["state"] = BreakerState(facts["state"])
             facts["changed_at"] = facts["changed_at"] / 1e6 - offset
-            facts["probes"] = {k: v / 1e6 - offset for k, v in facts["probes"].items()}
+            facts["probes"] = {int(k): v / 1e6 - offset for k, v in facts["probes"].items()}
             return Circuit.of(self._rules, facts)
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptState(f"a circuit breaker key holds something else: {type(error).__name__}") from None
+            raise CorruptState(
+                f"a circuit breaker key holds something else: {type(error).__name__}"
+            ) from None
+
+
+class _News:
+    """The circuits of a backend that somebody here still uses, and who of them there is news for."""
+
+    _CHUNK = 500
+
+    def __init__(self, backend: RedisBackend) -> None:
+        self._backend = backend
+        self._stores: WeakValueDictionary[bytes, RedisBreakerStore] = WeakValueDictionary()
+        backend.when_open(lambda: backend.listen(_CHANNEL, self._hear, self._look_at_all))
+
+    def add(self, store: RedisBreakerStore) -> None:
+        self._stores[store.key] = store
+        if self._backend.is_open:
+            store.look()
+
+    def _hear(self, message: bytes) -> None:
+        store = self._stores.get(message)
+        if store is not None:
+            store.look()
+
+    def _look_at_all(self) -> None:
+        self._backend.spawn(self._compare())
+
+    async def _compare(self) -> None:
+        """Read them all, many at a time, and look closer where something has changed."""
+        by_slot: dict[int, list[bytes]] = {}
+        for key in list(self._stores):
+            by_slot.setdefault(self._backend.slot(key), []).append(key)
+        for keys in by_slot.values():
+            for start in range(0, len(keys), self._CHUNK):
+                some = keys[start : start + self._CHUNK]
+                try:
+                    values = await self._backend.command("MGET", *some, key=some[0])
+                except BackendError:
+                    return
+                for key, value in zip(some, values, strict=True):
+                    store = self._stores.get(key)
+                    if store is not None and store.differs(value):
+                        store.look()

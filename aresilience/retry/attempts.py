@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from aresilience.retry.history import tick
 from aresilience.retry.run import Run
 
 __all__ = ["Attempts", "RetryAttempt"]
@@ -62,7 +61,6 @@ class RetryAttempt:
         if self._entered:
             raise RuntimeError("Retry: an attempt is entered once; the loop makes the next one")
         self._entered = True
-        self._run.began = tick()
         self._run.__enter__()
         return self
 

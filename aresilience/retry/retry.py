@@ -124,8 +124,7 @@ class Retry(Policy):
             async def retried(*args: P.args, **kwargs: P.kwargs) -> T:
                 run = Run(terms, fn)
                 try:
-                    with run:
-                        return await run.attempts(None, fn, *args, **kwargs)
+                    return await run.attempts(None, fn, *args, **kwargs)
                 finally:
                     run.forget()
 

@@ -82,6 +82,7 @@ class Run:
     """The attempts of one call."""
 
     __slots__ = (
+        "_began",
         "_cancels",
         "_expiry",
         "_first_end",
@@ -94,7 +95,6 @@ class Run:
         "_token",
         "_until",
         "_waited",
-        "began",
         "number",
         "site",
         "terms",
@@ -116,8 +116,7 @@ class Run:
         self._until = ambient()
         self._cancels = 0
         self._started: float | None = None
-        self.began: int | None = None
-        """The `tick` at which this attempt began; None for one that was made before this object."""
+        self._began: int | None = None  # the tick; not known of a first attempt that was made before
 
     def begin(self) -> None:
         """The first attempt starts now: deposit in the budget, fix the deadline."""
@@ -135,9 +134,10 @@ class Run:
             self._until = mine if self._until is None else min(mine, self._until)
 
     def __enter__(self) -> None:
-        """Within: the total deadline holds, and policies further in can tell that this is an attempt."""
+        """Within, an attempt is made: the deadline cuts it off, and policies further in can tell."""
         if self._started is None:
             self.begin()
+        self._began = tick()
         if self.terms.deadline is not None and self._until is not None:
             self._expiry = Expiry(self._until, self._timed_out).__enter__()
         if self.terms.seen_within:
@@ -194,22 +194,22 @@ class Run:
         while True:
             if delay is not None:
                 await asyncio.sleep(delay)
-            self.began = tick()
-            try:
-                result = await fn(*args, **kwargs)
-            except Exception as error:
-                delay = self.failed(error)
-                if delay is None:
-                    raise
-            else:
-                delay = self.judged(result)
-                if delay is None:
-                    return result
-                if self.terms.dispose is not None:
-                    due = self._loop.time() + delay
-                    await dispose_of(result, self.terms.dispose)
-                    delay = max(0.0, due - self._loop.time())
-                del result
+            with self:
+                try:
+                    result = await fn(*args, **kwargs)
+                except Exception as error:
+                    delay = self.failed(error)
+                    if delay is None:
+                        raise
+                else:
+                    delay = self.judged(result)
+                    if delay is None:
+                        return result
+                    if self.terms.dispose is not None:
+                        due = self._loop.time() + delay
+                        await dispose_of(result, self.terms.dispose)
+                        delay = max(0.0, due - self._loop.time())
+                    del result  # not kept while waiting
 
     def judged(self, result: object) -> float | None:
         """None if this result is to be returned, else the delay before the next attempt."""
@@ -247,7 +247,7 @@ class Run:
         attempt says nothing, nor what another task left there that makes the same call.
         """
         found = history_of(error)
-        if found is None or self.began is None or found.moment < self.began:
+        if found is None or self._began is None or found.moment < self._began:
             return None
         if found.site is self.site and found.task != id(current_task(self._loop)):
             return None

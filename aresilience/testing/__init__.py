@@ -6,7 +6,7 @@
   seed it also shuffles what is ready to run, the same way each time.
 - `Recorder`: a listener that remembers events.
 - `cancel_sweep`: cancels a coroutine at every one of its awaits and checks that nothing leaked and
-  that no cancel was lost.
+  that no cancel was lost; `swept()` adds up all the sweeps so far.
 - `FaultyBackend`: a backend in memory whose answers are late, lost or doubled, by plan or by seed.
 - `FaultProxy`: between a client and a real server: delays, swallows, resets, splits.
 - `SeededEntropy`: chance that repeats; the virtual loop has one.

@@ -156,13 +156,13 @@ def serve() -> Callable[..., AbstractAsyncContextManager[int]]:
         config = uvicorn.Config(app, log_config=None, access_log=False, **options)
         server = PromptServer(config)
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(server.serve(sockets=[listener]))
-            while not server.started:
-                await asyncio.sleep(0)
-            try:
-                yield listener.getsockname()[1]
-            finally:
-                server.stop.set()
+        task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+        while not server.started and not task.done():
+            await asyncio.sleep(0)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.stop.set()
+            await task
 
     return serving

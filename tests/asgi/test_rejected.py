@@ -137,10 +137,10 @@ async def test_a_foreign_timeout_error_passes(ask: Any) -> None:
 
 async def test_statuses_can_be_chosen(ask: Any) -> None:
     """The limit of a service behind is not its caller's fault; the nearest type counts; others are caught."""
-    statuses = {RateLimited: 503, Odd: 409, BackendError: 502, Rejected: 500}
+    statuses = {RateLimited: 503, Odd: 499, BackendError: 502, Rejected: 500}
     for error, status in [
         (RateLimited(), 503),
-        (Odd(), 409),
+        (Odd(), 499),
         (NotSent(), 502),
         (ar.BulkheadFull(), 500),
     ]:

@@ -181,7 +181,7 @@ class Running:
 
 TIMES = [0.0, 0.125, 1.0, 3.0, 3.875, 4.0, 5.0, 9.0, 10.0, 11.0, 20.0, 40.0]
 WAIT = st.tuples(st.just("wait"), st.sampled_from(TIMES))
-BEGIN = st.tuples(st.just("begin"), st.integers(0, 2))
+BEGIN = st.tuples(st.sampled_from(["begin", "recover"]), st.integers(0, 2))
 END = st.tuples(
     st.just("end"), st.integers(0, 5), st.sampled_from(["ok", "ok", "fail", "fail", "ignore", "cancel"])
 )
@@ -210,7 +210,9 @@ async def replay(variant: str, steps: list[tuple[Any, ...]]) -> None:
         if what == "wait":
             await asyncio.sleep(more[0])
             continue  # a lease that ran out shows when somebody asks
-        if what == "begin":
+        if what == "recover":
+            await asyncio.sleep(breaker.snapshot().retry_after or 0)
+        if what in ("begin", "recover"):
             call, place = Running(breaker, more[0]), model.begin(loop.time())
             await asyncio.sleep(0)
             if isinstance(place, tuple):
@@ -250,7 +252,7 @@ async def recovers(breaker: CircuitBreaker) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @given(st.lists(STEPS, min_size=12, max_size=40))
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=80)
 def test_every_history_goes_as_the_book_says(variant: str, steps: list[tuple[Any, ...]]) -> None:
     """State, probes and refusals after every step are those of the model, and it always recovers."""
     run_virtual(replay(variant, FAILURES + steps))
@@ -317,8 +319,7 @@ def test_fifty_callers_in_chaos() -> None:
             probe = breaker.snapshot().circuit is BreakerState.HALF_OPEN
             probing[rounds] += probe
             try:
-                assert probing[rounds] <= CAP
-                assert breaker.snapshot().probes <= CAP
+                assert max(probing[rounds], breaker.snapshot().probes) <= CAP, f"seed {seed}"
                 await asyncio.sleep(chance.choice(TIMES[:6]))
                 if chance.random() < (0.9 if loop.time() % 160 < 50 else 0.05):
                     raise ConnectionError

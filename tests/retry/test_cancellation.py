@@ -301,6 +301,21 @@ async def test_a_task_group_that_failed_before_changes_nothing(form: Form, again
     assert made == 3
 
 
+@FORMS
+async def test_the_deadline_holds_after_a_task_group_that_failed(form: Form) -> None:
+    """An attempt that hangs after one whose TaskGroup failed is cut off as ever, not cancelled for good."""
+    made = 0
+
+    async def call() -> None:
+        nonlocal made
+        made += 1
+        await (fails_in_a_group() if made == 1 else slow())
+
+    with pytest.raises(ar.TimedOut):
+        await form(ar.Retry(on=ConnectionError, backoff=ar.Backoff.constant(1), deadline=5), call)
+    assert (made, asyncio.get_running_loop().time()) == (2, 5.0)
+
+
 async def test_polling_goes_on_after_a_task_group_that_failed_before() -> None:
     """The same for results."""
     with pytest.raises(ExceptionGroup):

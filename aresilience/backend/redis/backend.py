@@ -6,9 +6,9 @@ import asyncio
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from aresilience.backend.backend import Backend, to_the_end
 from aresilience.backend.redis.address import Address, from_client
@@ -19,6 +19,8 @@ from aresilience.backend.redis.scripts import Script
 from aresilience.backend.redis.wakeups import Wakeups
 
 __all__ = ["RedisBackend"]
+
+T = TypeVar("T")
 
 
 class RedisBackend(Backend):
@@ -40,6 +42,8 @@ class RedisBackend(Backend):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._batches: dict[tuple[str, int, tuple[Argument, ...]], Batch] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._on_open: list[Callable[[], object]] = []
         self.health = Health()
 
     async def _open(self) -> None:
@@ -48,11 +52,19 @@ class RedisBackend(Backend):
         self._routes = routes_to(self._address, deadline=self.deadline, greet=self.health.greet)
         self._wakeups = Wakeups(self._routes.connection, f"{self.prefix}:wakeups".encode())
         await self._routes.start()
+        for callback in self._on_open:
+            callback()
 
     async def _close(self) -> None:
         await to_the_end(self._shut())
 
     async def _shut(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.deadline)
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
         if self._wakeups is not None:
             await self._wakeups.close()
         if self._routes is not None:
@@ -107,6 +119,25 @@ class RedisBackend(Backend):
                 self._batches = {p: b for p, b in self._batches.items() if not b.sent}
         else:
             batch.riders.append(rider)
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task of the backend's own: it goes on when whoever waits for it is cancelled, and ends with us."""
+        self._ready()
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has been entered, and not left yet."""
+        return self._routes is not None
+
+    def when_open(self, callback: Callable[[], object]) -> None:
+        """Call back now, if the backend is open, and each time that it is opened."""
+        self._on_open.append(callback)
+        if self._routes is not None:
+            callback()
 
     def key(self, kind: str, *parts: str, tag: str | None = None) -> bytes:
         """A key of ours: prefix, kind, and a digest of the parts, each with its length, in one slot.

@@ -334,13 +334,13 @@ class Link:
 
     def expired(self, request: Request) -> None:
         """The deadline of a request has come."""
-        if not request.sent:
+        if request.sent:
+            request.fail(OutcomeUnknown(f"Redis gave no answer within {self._deadline:g} s"))
+        else:
             excuse = request.detour.excuse if request.detour is not None else None
             late = NotSent(f"not sent within {self._deadline:g} s: Redis is slow or away")
             request.fail(excuse or late)
-            return
-        request.fail(OutcomeUnknown(f"Redis gave no answer within {self._deadline:g} s"))
-        if self._loop.time() - self._heard >= 2 * self._deadline:
+        if self._flight and self._loop.time() - self._heard >= 2 * self._deadline:
             self.drop()
 
     def _forget_unwanted(self) -> None:

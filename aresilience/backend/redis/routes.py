@@ -108,7 +108,9 @@ class SentinelRoutes(SingleRoutes):
     async def _greet_master(self, connection: AbstractConnection) -> str | None:
         role = await self._greet(connection)
         if role == "slave":
-            raise NotSent(f"the sentinels of {self._address.shown} name a replica: a failover is on its way")
+            raise NotSent(
+                f"the sentinels of {self._address.shown} name a replica: a failover is on its way"
+            )
         return role
 
     async def _master(self) -> _Node:
