@@ -30,7 +30,7 @@ from aresilience.errors import (
     Rejected,
     TimedOut,
 )
-from aresilience.events import CallRejected, Event, LoggingListener, StoreDegraded
+from aresilience.events import CallRejected, Event, Listener, LoggingListener, StoreDegraded
 from aresilience.fallback import Fallback, FallbackUsed
 from aresilience.hedge import Hedge, HedgeStarted, HedgeWon, Percentile
 from aresilience.limiter import (
@@ -41,8 +41,9 @@ from aresilience.limiter import (
     Reservation,
     acquire_all,
 )
-from aresilience.outcome import Outcome
+from aresilience.outcome import ErrorSpec, Outcome
 from aresilience.pipeline import Pipeline
+from aresilience.policies import Policies
 from aresilience.policy import Layer, Policy
 from aresilience.retry import (
     Attempt,
@@ -78,6 +79,7 @@ __all__ = [
     "CorruptState",
     "DeadlineExceeded",
     "Decision",
+    "ErrorSpec",
     "Event",
     "Fallback",
     "FallbackUsed",
@@ -85,6 +87,7 @@ __all__ = [
     "HedgeStarted",
     "HedgeWon",
     "Layer",
+    "Listener",
     "LoggingListener",
     "MemoryBackend",
     "NearLimit",
@@ -94,6 +97,7 @@ __all__ = [
     "Percentile",
     "Pipeline",
     "PipelineWarning",
+    "Policies",
     "Policy",
     "RateLimited",
     "RateLimiter",

@@ -37,7 +37,8 @@ class ErrorMatcher:
     - Only `Exception`s are ever asked about: cancellation, `KeyboardInterrupt`, `SystemExit` and
       `GeneratorExit` are decided before a matcher is reached, whatever the user wrote.
     - An error that is neutral (`AresilienceError.outcome` is `IGNORED`: a refusal, say) matches
-      only where the specification names its type: neither `Exception` nor a predicate covers it.
+      only where the specification names its type, or another neutral one above it: neither
+      `Exception` nor a predicate covers it.
       With `neutral=True` it is an error like any other.
     - An `ExceptionGroup` matches if `"any"` or `"all"` of its leaves do, as `groups` says, or if
       the specification names a group type that it is.

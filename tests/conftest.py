@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 import aresilience
+from aresilience.testing import SweepReport
 
 # The servers and their fixtures, by path: tests run without their folder on sys.path.
 for _name in ("servers", "fixtures"):
@@ -21,6 +23,25 @@ for _name in ("servers", "fixtures"):
     sys.modules[_name] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[_name])
     globals().update({n: v for n, v in vars(sys.modules[_name]).items() if not n.startswith("__")})
+
+
+class _Sweeps(logging.Handler):
+    """Adds up the cancel sweeps of the session."""
+
+    total = SweepReport()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.total += record.sweep  # type: ignore[attr-defined]
+
+
+_sweeps = _Sweeps()
+logging.getLogger("aresilience.testing").addHandler(_sweeps)
+logging.getLogger("aresilience.testing").setLevel(logging.INFO)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was swept."""
+    terminalreporter.write_line(str(_sweeps.total))
 
 
 def pytest_report_header() -> str:

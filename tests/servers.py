@@ -193,7 +193,7 @@ class Cluster:
     """Three masters that share the slots."""
 
     def __init__(self, program: str, folder: Path) -> None:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500")
         self.nodes = [RedisServer(program, folder / str(i), *options) for i in range(3)]
         third = 16384 // 3
         for place, node in enumerate(self.nodes):

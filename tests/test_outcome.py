@@ -68,8 +68,10 @@ def test_types_and_predicates(spec: ErrorSpec, error: Exception, meant: bool) ->
         (ar.Rejected, FULL, True),
         (ar.BulkheadFull, REFUSAL, False),
         ((ConnectionError, ar.BulkheadFull), FULL, True),
-        (TimeoutError, ar.DeadlineExceeded("late"), False),  # neutral too: it names TimeoutError only
-        (ar.TimedOut, ar.DeadlineExceeded("late"), True),
+        (ar.AresilienceError, FULL, False),  # a type that is not neutral itself names no refusal
+        (TimeoutError, ar.DeadlineExceeded("late"), False),
+        (ar.TimedOut, ar.DeadlineExceeded("late"), False),
+        (ar.DeadlineExceeded, ar.DeadlineExceeded("late"), True),
     ],
 )
 def test_a_neutral_error_is_meant_only_by_its_name(spec: ErrorSpec, error: Exception, meant: bool) -> None:

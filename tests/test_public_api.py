@@ -13,6 +13,7 @@ import inspect
 import pkgutil
 import re
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def described_object(name: str, thing: object) -> Iterator[str]:
         if "__init__" in vars(thing):
             yield f"  {name}{signature(thing)}"
         yield from members(thing)
+    elif typing.get_origin(thing) is not None:
+        yield f"alias {name}"
     elif callable(thing):
         yield f"def {name}{signature(thing)}"
     else:

@@ -76,3 +76,6 @@ class BulkheadMiddleware:
                 await self.bulkhead.__aexit__(None, None, None)
         finally:
             await queueing.close()
+
+    def __repr__(self) -> str:
+        return f"<BulkheadMiddleware {self.bulkhead!r}>"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 from aresilience import arguments
-from aresilience.asgi.forwarded import Address, address_of, forwarded_for, from_the_right
+from aresilience.asgi.forwarded import address_of, forwarded_for, from_the_right
 from aresilience.asgi.names import header_name
 from aresilience.asgi.types import Scope
 
 __all__ = ["ClientIP"]
 
 _BITS = 128
+_LONGEST = 128
 
 
 class ClientIP:
@@ -33,7 +35,7 @@ class ClientIP:
     that) must not be told to trust more than these hops.
     """
 
-    __slots__ = ("_header", "_hops", "_mask", "_prefix", "_structured")
+    __slots__ = ("_header", "_hops", "_prefix", "_structured")
 
     def __init__(
         self, *, trusted_hops: int = 0, ipv6_prefix: int = 64, header: str = "x-forwarded-for"
@@ -44,20 +46,15 @@ class ClientIP:
             raise ValueError(f"ClientIP: ipv6_prefix must be at most {_BITS}, got {ipv6_prefix!r}")
         self._header = header_name("ClientIP: header", header).encode("ascii")
         self._structured = self._header == b"forwarded"
-        self._mask = (1 << _BITS) - (1 << (_BITS - ipv6_prefix))
 
     def __call__(self, scope: Scope) -> str:
-        address = self._forwarded(scope) if self._hops else None
-        if address is None:
+        key = self._forwarded(scope) if self._hops else None
+        if key is None:
             peer = scope.get("client")
-            address = address_of(str(peer[0])) if peer else None
-        if address is None:
-            return "unknown"
-        if isinstance(address, ipaddress.IPv4Address) or self._prefix == _BITS:
-            return str(address)
-        return f"{ipaddress.IPv6Address(int(address) & self._mask)}/{self._prefix}"
+            key = _key(str(peer[0]), self._prefix) if peer else None
+        return "unknown" if key is None else key
 
-    def _forwarded(self, scope: Scope) -> Address | None:
+    def _forwarded(self, scope: Scope) -> str | None:
         """What the outermost of our proxies saw; several lines of a header are one list."""
         lines = [value for name, value in scope["headers"] if name == self._header]
         if not lines:
@@ -65,8 +62,18 @@ class ClientIP:
         said = from_the_right(b",".join(lines).decode("latin-1"), self._hops, quotes=self._structured)
         if said is not None and self._structured:
             said = forwarded_for(said)
-        return None if said is None else address_of(said)
+        return None if said is None or len(said) > _LONGEST else _key(said, self._prefix)
 
     def __repr__(self) -> str:
         header = self._header.decode("ascii")
         return f"ClientIP(trusted_hops={self._hops}, ipv6_prefix={self._prefix}, header={header!r})"
+
+
+@lru_cache(1024)
+def _key(said: str, prefix: int) -> str | None:
+    """The key for an address as it was said; None if it is none. Parsing costs more than remembering."""
+    address = address_of(said)
+    if address is None or isinstance(address, ipaddress.IPv4Address) or prefix == _BITS:
+        return None if address is None else str(address)
+    mask = (1 << _BITS) - (1 << (_BITS - prefix))
+    return f"{ipaddress.IPv6Address(int(address) & mask)}/{prefix}"

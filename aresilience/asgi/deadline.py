@@ -89,6 +89,10 @@ class DeadlineMiddleware:
             return self._maximum if seconds is None else seconds
         return min(seconds, self._maximum)
 
+    def __repr__(self) -> str:
+        header = None if self._header is None else self._header.decode("ascii")
+        return f"<DeadlineMiddleware header={header!r} default={self._default} maximum={self._maximum}>"
+
 
 def deadline_headers(header: str = _HEADER) -> dict[str, str]:
     """The header that passes the ambient deadline on to the service that is called next.

@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aresilience.limiter import Decision, RateLimiter
+from aresilience.limiter.rate import Rate
 
 __all__ = ["LEGACY", "Fields", "Level", "limit_fields", "tightest_name", "whole_seconds"]
 
@@ -38,15 +40,17 @@ def whole_seconds(seconds: object, *, otherwise: float, most: float) -> int:
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:
         seconds = otherwise
-    return math.ceil(max(1, min(seconds, most)))  # compared as they are: an int may be too large for a float
+    return math.ceil(
+        max(1, min(seconds, most))
+    )  # compared as they are: an int may be too large for a float
 
 
 def limit_fields(levels: Sequence[Level], *, most: float, legacy: str | None) -> Fields:
     """The fields for what the levels decided; none for no level."""
     if not levels:
         return []
-    policies = ", ".join(policy for level in levels for policy in _policies(level))
-    limits = ", ".join(_limit(level, most) for level in levels)
+    policies = ", ".join([_policy(level) for level in levels])
+    limits = ", ".join([_limit(level, most) for level in levels])
     fields = [("ratelimit-policy", policies), ("ratelimit", limits)]
     if legacy is not None:
         tightest = min(levels, key=_share).decision
@@ -61,30 +65,37 @@ def limit_fields(levels: Sequence[Level], *, most: float, legacy: str | None) ->
 
 def tightest_name(level: Level) -> str:
     """The name of the policy that the decision's numbers are about."""
-    names = _names(level)
-    if level.limiter is not None and len(names) > 1:
-        for name, (_, most) in zip(names, level.limiter.rates, strict=True):
-            if most == level.decision.limit:
-                return name
-    return names[0]
-
-
-def _names(level: Level) -> list[str]:
-    """The names of a level's policies: one for each rate of the limiter."""
-    rates = () if level.limiter is None else level.limiter.rates
-    if len(rates) < 2:
-        return [level.name]
-    return [f"{level.name}-{rate.seconds:g}s" for rate, _ in rates]
-
-
-def _policies(level: Level) -> list[str]:
     if level.limiter is None:
-        return [f"{_quoted(level.name)};q={min(_MOST, level.decision.limit)}"]
+        return level.name
+    rates = level.limiter.rates
+    if len(rates) > 1:
+        for rate, most in rates:
+            if most == level.decision.limit:
+                return _name(level.name, rate)
+        return _name(level.name, rates[0][0])
+    return level.name
+
+
+def _name(name: str, rate: Rate) -> str:
+    """The name of one policy of several."""
+    return f"{name}-{rate.seconds:g}s"
+
+
+def _policy(level: Level) -> str:
+    if level.limiter is None:
+        return f"{_quoted(level.name)};q={min(_MOST, level.decision.limit)}"
+    return _policies(level.name, level.limiter.rates)
+
+
+@lru_cache(1024)
+def _policies(name: str, rates: tuple[tuple[Rate, int], ...]) -> str:
+    """One for each rate of a limiter."""
     policies = []
-    for name, (rate, _) in zip(_names(level), level.limiter.rates, strict=True):
+    for rate, _ in rates:
+        quoted = _quoted(name if len(rates) == 1 else _name(name, rate))
         window = f";w={rate.seconds:.0f}" if rate.seconds.is_integer() else ""
-        policies.append(f"{_quoted(name)};q={min(_MOST, rate.limit)}{window}")
-    return policies
+        policies.append(f"{quoted};q={min(_MOST, rate.limit)}{window}")
+    return ", ".join(policies)
 
 
 def _limit(level: Level, most: float) -> str:
@@ -105,6 +116,7 @@ def _share(level: Level) -> float:
     return level.decision.remaining / max(1, level.decision.limit)
 
 
+@lru_cache(1024)
 def _quoted(name: str) -> str:
     """A string of a structured field: printable ASCII, in quotes."""
     safe = "".join(char if " " <= char <= "~" else "?" for char in name)

@@ -14,7 +14,6 @@ __all__ = ["Address", "address_of", "forwarded_for", "from_the_right"]
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_LONGEST = 128
 _PAIR = re.compile(
     r"""\s*(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<token>[^";\s]*))\s*(?:;|$)"""
 )
@@ -25,8 +24,6 @@ _PORT = re.compile(r"([\d.]+):(?:\d{1,5}|_[\w.-]+)", re.ASCII)
 def address_of(text: str) -> Address | None:
     """The address in what a header or a server says, or None: ports, brackets and zones are taken off."""
     text = text.strip(" \t")
-    if len(text) > _LONGEST:
-        return None
     found = _BRACKETS.fullmatch(text) or _PORT.fullmatch(text)
     try:
         address = ipaddress.ip_address((found[1] if found else text).partition("%")[0])

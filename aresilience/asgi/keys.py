@@ -11,10 +11,10 @@ from aresilience.asgi.client_ip import ClientIP
 from aresilience.asgi.names import header_name
 from aresilience.asgi.types import Scope
 
-__all__ = ["Header", "Key", "checked_key", "key_of"]
+__all__ = ["Header", "Key", "Value", "checked_key", "settled"]
 
-_Value: TypeAlias = str | int | None
-Key: TypeAlias = str | Callable[[Scope], _Value | Awaitable[_Value]]
+Value: TypeAlias = str | int | None
+Key: TypeAlias = str | Callable[[Scope], Value | Awaitable[Value]]
 """A text, for all requests alike, or a function of the scope, plain or async: the user's id, say. None: the
 limit does not apply to this request."""
 
@@ -37,7 +37,7 @@ class Header:
         self._name = header_name("Header: name", name).encode("ascii")
         self._otherwise = None if otherwise is None else checked_key("Header: otherwise", otherwise)
 
-    def __call__(self, scope: Scope) -> _Value | Awaitable[_Value]:
+    def __call__(self, scope: Scope) -> Value | Awaitable[Value]:
         values = [value for name, value in scope["headers"] if name == self._name]
         if not values:
             otherwise = self._otherwise
@@ -58,11 +58,8 @@ def checked_key(where: str, key: Key) -> Key:
     return key
 
 
-async def key_of(key: Key, scope: Scope) -> str | None:
-    """The key of a request; None if there is none."""
-    if isinstance(key, str):
-        return key
-    value = key(scope)
+async def settled(value: Value | Awaitable[Value]) -> str | None:
+    """What a key function returned, as limiters know keys; None if there is no key."""
     if inspect.isawaitable(value):
         value = await value
     if value is None or isinstance(value, str):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from aresilience import arguments
-from aresilience.asgi.keys import Key, checked_key, key_of
+from aresilience.asgi.keys import Key, Value, checked_key
 from aresilience.asgi.routes import Routes
 from aresilience.asgi.types import Scope
 from aresilience.limiter import RateLimiter
@@ -58,14 +58,17 @@ class Limit:
             raise ValueError(f"Limit: name goes into headers, so it must be printable ASCII, got {name!r}")
         self.advertise = advertise
 
-    async def ask(self, scope: Scope) -> tuple[str, int] | None:
-        """The key and the cost of a request; None if this limit is not for it."""
-        if not self._routes.include(scope):
-            return None
-        key = await key_of(self._key, scope)
-        if key is None:
-            return None
-        return key, self._cost(scope) if callable(self._cost) else self._cost
+    def includes(self, scope: Scope) -> bool:
+        """Whether this limit is for a request, by method and path."""
+        return self._routes.include(scope)
+
+    def key(self, scope: Scope) -> Value | Awaitable[Value]:
+        """The key of a request, as the key function returns it."""
+        return self._key if isinstance(self._key, str) else self._key(scope)
+
+    def cost(self, scope: Scope) -> int:
+        """The tokens for a request."""
+        return self._cost if isinstance(self._cost, int) else self._cost(scope)
 
     def __repr__(self) -> str:
         return f"<Limit {self.name!r} by {self._key!r}>"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import TypeAlias
 
 from aresilience.asgi.answers import Answers, Told, answers_for
 from aresilience.asgi.fields import Level, tightest_name
+from aresilience.asgi.keys import settled
 from aresilience.asgi.limit import Limit
 from aresilience.asgi.passage import passage
 from aresilience.asgi.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +18,8 @@ from aresilience.limiter import Decision, RateLimited, acquire_all
 
 __all__ = ["RateLimitMiddleware"]
 
+_Ask: TypeAlias = tuple[Limit, str, int]
+_LISTS = 2  # the fields of the draft come first
 _log = logging.getLogger("aresilience")
 
 
@@ -68,43 +72,47 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
             return
         charged = passage(scope).charged
-        asked: dict[tuple[int, str], tuple[Limit, int]] = {}
+        asked: dict[tuple[int, str], tuple[Limit, str, int]] = {}
         for limit in self.limits:
-            ask = await limit.ask(scope)
-            if ask is not None:
-                mark = (id(limit.limiter), ask[0])
+            if limit.includes(scope):
+                key = limit.key(scope)
+                if not isinstance(key, str):
+                    key = await settled(key)
+                    if key is None:
+                        continue
+                mark = (id(limit.limiter), key)
                 if mark not in charged and mark not in asked:
-                    asked[mark] = (limit, ask[1])
+                    asked[mark] = (limit, key, limit.cost(scope))
         if not asked:
             await self.app(scope, receive, send)
             return
+        asks = list(asked.values())
         try:
-            decisions = await _acquire([(limit, key, cost) for (_, key), (limit, cost) in asked.items()])
+            decisions = await _acquire(asks)
         except RateLimited as refusal:
-            met = [limit for limit, _ in asked.values()]
             answers = answers_for(scope, self._answers)
-            await answers(refusal, scope, receive, send, self._told(refusal, met))
+            await answers(refusal, scope, receive, send, self._told(refusal, asks))
             return
         except BackendError as error:
             _log.warning("a rate limit could not be asked: %s", type(error).__name__)
             await answers_for(scope, self._answers)(error, scope, receive, send)
             return
         charged.update(asked)
-        levels = self._levels([limit for limit, _ in asked.values()], decisions) if self._headers else ()
+        levels = self._levels(asks, decisions) if self._headers else ()
         await self.app(scope, receive, self._telling(send, levels) if levels else send)
 
-    def _levels(self, limits: Sequence[Limit], decisions: Sequence[Decision]) -> list[Level]:
+    def _levels(self, asks: Sequence[_Ask], decisions: Sequence[Decision]) -> list[Level]:
         """What clients may know of."""
         return [
             Level(self._names[limit], limit.limiter, decision)
-            for limit, decision in zip(limits, decisions, strict=True)
+            for (limit, _, _), decision in zip(asks, decisions, strict=True)
             if limit.advertise
         ]
 
-    def _told(self, refusal: RateLimited, met: Sequence[Limit]) -> Told:
+    def _told(self, refusal: RateLimited, asks: Sequence[_Ask]) -> Told:
         """What the refusal of one of our limits may tell of it."""
         assert refusal.decision is not None, "a limiter refuses with its decision"
-        refused = next(limit for limit in met if limit.limiter is refusal.limiter)
+        refused = next(ask for ask in asks if ask[0].limiter is refusal.limiter)
         levels = self._levels([refused], [refusal.decision])
         return Told([tightest_name(level) for level in levels], self._answers.fields(levels))
 
@@ -113,20 +121,26 @@ class RateLimitMiddleware:
 
         async def telling(message: Message) -> None:
             if message["type"] == "http.response.start":
-                present = list(message.get("headers", ()))
-                has = {bytes(name).lower() for name, _ in present}
-                for name, value in self._answers.fields(levels):
-                    field = name.encode("ascii")
-                    # The two fields are lists, and may come on several lines; the old names may not.
-                    if field in (b"ratelimit", b"ratelimit-policy") or field not in has:
-                        present.append((field, value.encode("ascii")))
-                message = {**message, "headers": present}
+                headers = list(message.get("headers", ()))
+                fields = [
+                    (name.encode("ascii"), value.encode("ascii"))
+                    for name, value in self._answers.fields(levels)
+                ]
+                if (
+                    len(fields) > _LISTS
+                ):  # the two of the draft are lists, on any number of lines; the old ones are not
+                    present = {bytes(name).lower() for name, _ in headers}
+                    fields[_LISTS:] = [field for field in fields[_LISTS:] if field[0] not in present]
+                message = {**message, "headers": headers + fields}
             await send(message)
 
         return telling
 
+    def __repr__(self) -> str:
+        return f"<RateLimitMiddleware {', '.join(map(repr, self.limits))}>"
 
-async def _acquire(asks: Sequence[tuple[Limit, str, int]]) -> Sequence[Decision]:
+
+async def _acquire(asks: Sequence[_Ask]) -> Sequence[Decision]:
     """The decisions of all, or the `RateLimited` of one."""
     if len(asks) > 1:
         return await acquire_all(*((limit.limiter, key, cost) for limit, key, cost in asks))

@@ -80,3 +80,6 @@ class RejectedMiddleware:
             await self._answers(refusal, scope, receive, send)
         finally:
             passed.answers = outer
+
+    def __repr__(self) -> str:
+        return f"<RejectedMiddleware for {', '.join(kind.__name__ for kind in self._kinds)}>"

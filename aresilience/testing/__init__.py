@@ -6,14 +6,14 @@
   seed it also shuffles what is ready to run, the same way each time.
 - `Recorder`: a listener that remembers events.
 - `cancel_sweep`: cancels a coroutine at every one of its awaits and checks that nothing leaked and
-  that no cancel was lost; `swept()` adds up all the sweeps so far.
+  that no cancel was lost.
 - `FaultyBackend`: a backend in memory whose answers are late, lost or doubled, by plan or by seed.
 - `FaultProxy`: between a client and a real server: delays, swallows, resets, splits.
 - `SeededEntropy`: chance that repeats; the virtual loop has one.
 """
 
 from aresilience.chance import SeededEntropy
-from aresilience.testing.cancel import CancelSweepError, SweepReport, cancel_sweep, swept
+from aresilience.testing.cancel import CancelSweepError, SweepReport, cancel_sweep
 from aresilience.testing.faulty import FaultyBackend
 from aresilience.testing.proxy import FaultProxy
 from aresilience.testing.recorder import Recorder
@@ -30,5 +30,4 @@ __all__ = [
     "VirtualLoop",
     "cancel_sweep",
     "run_virtual",
-    "swept",
 ]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from typing import Any, Generic, TypeVar
 
 from aresilience.testing.virtual import VirtualLoop
 
-__all__ = ["CancelSweepError", "SweepReport", "cancel_sweep", "swept"]
+__all__ = ["CancelSweepError", "SweepReport", "cancel_sweep"]
 
 S = TypeVar("S")
 
@@ -38,7 +39,8 @@ class CancelSweepError(AssertionError):
 class SweepReport:
     """`points`: suspensions of the undisturbed run. `runs`: runs that were cancelled, all of them clean.
 
-    Reports add up: `sum(reports, SweepReport())`; `swept()` is the sum of all sweeps so far.
+    Reports add up: `sum(reports, SweepReport())`; each is also logged,
+    in the `sweep` attribute of a record of the logger "aresilience.testing".
     """
 
     points: int = 0
@@ -51,12 +53,7 @@ class SweepReport:
         return f"cancel sweep: {self.points} points, {self.runs} runs, 0 leaks"
 
 
-_clean: list[SweepReport] = []
-
-
-def swept() -> SweepReport:
-    """All the sweeps of this process that found nothing, added up."""
-    return sum(_clean, SweepReport())
+_log = logging.getLogger("aresilience.testing")
 
 
 def cancel_sweep(
@@ -82,7 +79,7 @@ def cancel_sweep(
         listed = "\n".join(f"  {fault}" for fault in sweep.faults[:10])
         raise CancelSweepError(f"{len(sweep.faults)} faults in {runs} cancelled runs:\n{listed}")
     report = SweepReport(points, runs)
-    _clean.append(report)
+    _log.info("%s", report, extra={"sweep": report})
     return report
 
 
@@ -99,9 +96,7 @@ class _Cut:
 
 def _cuts(points: int) -> Iterator[_Cut]:
     yield _Cut(0, "pending")
-    for point in range(1, points + 1):
-        for mode in _MODES:
-            yield _Cut(point, mode)
+    yield from (_Cut(point, mode) for point in range(1, points + 1) for mode in _MODES)
 
 
 class _Sweep(Generic[S]):
@@ -139,26 +134,25 @@ class _Sweep(Generic[S]):
         await self._judge(cut, task, driver, state)
 
     async def _driven(self, driver: _Driver, state: S) -> object:
-        return await driver.drive(self._use(state))
+        return await _Stepped(self._use(state), driver)
 
     async def _judge(self, cut: _Cut | None, task: asyncio.Task[object], driver: _Driver, state: S) -> None:
-        where = str(driver)
         if cut is None:
             if task.cancelled() or task.exception() is not None:
-                self.faults.append(f"{where}: ended with {_ending(task)}")
+                self.faults.append(f"{driver}: ended with {_ending(task)}")
         elif not task.cancelled() and not driver.missed:
-            self.faults.append(f"{where}: the cancel was lost: {_ending(task)}")
+            self.faults.append(f"{driver}: the cancel was lost: {_ending(task)}")
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if left:
             names = ", ".join(sorted(repr(t.get_coro()) for t in left))
-            self.faults.append(f"{where}: tasks left: {names}")
+            self.faults.append(f"{driver}: tasks left: {names}")
         try:
             await self._checked(state)
             if cut is not None:
                 await self._use(state)
                 await self._checked(state)
         except Exception as error:  # noqa: BLE001 - reported with the run that it belongs to
-            self.faults.append(f"{where}: afterwards {type(error).__name__}: {error}")
+            self.faults.append(f"{driver}: afterwards {type(error).__name__}: {error}")
 
     def _told(self, driver: _Driver, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error that nobody awaits, told to the loop: of a callback, of a task left alone."""
@@ -183,9 +177,6 @@ class _Driver:
 
     def __str__(self) -> str:
         return f"{self._cut or 'undisturbed'}{self.where}"
-
-    def drive(self, awaitable: Awaitable[object]) -> _Stepped:
-        return _Stepped(awaitable, self)
 
     def suspended(self, waits_for: Any, coroutine: Any) -> None:
         """The coroutine waits for this future, or (None) for its next turn."""

@@ -132,7 +132,7 @@ class FaultProxy:
             self._listener = None
 
     def black_hole(self) -> None:
-        """New connections are accepted, and nothing is ever read or answered."""
+        """New connections are accepted, and nothing is ever answered."""
         self._deaf = True
 
     async def heal(self) -> None:
@@ -161,9 +161,10 @@ class FaultProxy:
         self.accepted += 1
         try:
             with contextlib.suppress(OSError, asyncio.CancelledError):  # cancelled: when the proxy ends
-                if self._deaf:
-                    await asyncio.get_running_loop().create_future()
-                await self._forward(reader, client)
+                if not self._deaf:
+                    await self._forward(reader, client)
+                while await reader.read(65536):
+                    pass
         finally:
             self._tasks.discard(task)
             self._clients.remove(client)

@@ -372,6 +372,18 @@ async def test_websockets_pass_unless_asked_for(ask: Any, ok: Any) -> None:
     assert bulkhead.running == 0
 
 
+async def test_a_websocket_may_wait_for_its_permit(scope_of: Any, line: Any, ok: Any) -> None:
+    """It is not looked out for: nothing is received before the application does."""
+    bulkhead = ar.Bulkhead(1, max_waiting=1)
+    client = line()
+    async with asyncio.TaskGroup() as group, bulkhead:
+        app = BulkheadMiddleware(ok, bulkhead=bulkhead, websockets=True)
+        group.create_task(app(scope_of(kind="websocket"), client.receive, client.send))
+        await settle()
+        assert (bulkhead.waiting, client.asked) == (1, 0)
+    assert client.answer.kinds == ["websocket.accept"]
+
+
 async def test_a_refusal_of_the_application_is_not_its_own(ask: Any) -> None:
     """A BulkheadFull that comes from inside passes: somebody else's to answer."""
     inner = ar.Bulkhead(1)

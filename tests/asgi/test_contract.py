@@ -212,6 +212,17 @@ async def test_a16_messages_of_extensions_pass_unchanged(wrap: Wrap, ask: Any) -
     assert messages == answer.messages
 
 
+def test_reprs_show_what_is_configured() -> None:
+    """Each says what it does; nothing of a request is in it."""
+    assert [repr(wrap(None)) for name, wrap in EACH.items() if name != "all"] == [  # type: ignore[arg-type]
+        "<RejectedMiddleware for Rejected>",
+        "<RateLimitMiddleware <Limit 'RateLimiter' by ClientIP(trusted_hops=0, ipv6_prefix=64, "
+        "header='x-forwarded-for')>>",
+        "<BulkheadMiddleware <Bulkhead 'Bulkhead' 0/100 running, 0/0 waiting>>",
+        "<DeadlineMiddleware header='x-request-timeout' default=None maximum=60.0>",
+    ]
+
+
 @every
 async def test_what_the_application_writes_into_the_scope_is_seen_outside(
     wrap: Wrap, scope_of: Any

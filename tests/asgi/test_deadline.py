@@ -146,6 +146,20 @@ async def test_a_response_that_has_started_is_broken_off(line: Any, scope_of: An
     assert app.ended == "cancelled"
 
 
+async def test_a7_a_slow_body_ends_at_the_deadline(scope_of: Any, line: Any) -> None:
+    """A7: slow-loris body → the deadline holds for reading it too."""
+    client = line([b"byte", b"by", b"byte"])
+    client._messages.pop()  # the last never comes
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+
+    await DeadlineMiddleware(app, maximum=10)(scope_of("/", "POST"), client.receive, client.send)
+    assert client.answer.status == 504
+    assert asyncio.get_running_loop().time() == 10
+
+
 async def test_policies_below_keep_to_it(ask: Any) -> None:
     """A retry does not begin a wait that would overrun it: its last error comes early."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 
@@ -105,6 +106,21 @@ def test_several_rates_of_one_limiter_are_several_policies() -> None:
     fields = limit_fields([level("10/s; 100/min", True, 100, 42, 0.0, 34.8)], most=DAY, legacy=None)
     assert fields[0][1] == '"api-1s";q=10;w=1, "api-60s";q=100;w=60'
     assert fields[1][1] == '"api-60s";r=42;t=35'
+
+
+def test_numbers_that_belong_to_no_rate_are_told_of_the_first() -> None:
+    """In degraded mode a limiter counts with a share of its limit: the name is one of its policies still."""
+    fields = limit_fields([level("10/s; 100/min", True, 5, 4, 0.0, 0.1)], most=DAY, legacy=None)
+    assert fields[1][1] == '"api-1s";r=4;t=1'
+
+
+def test_a_live_change_of_the_rate_is_told() -> None:
+    """set_rate shows in the next response."""
+    changing = level("10/s", True, 10, 9, 0.0, 0.1)
+    assert limit_fields([changing], most=DAY, legacy=None)[0][1] == '"api";q=10;w=1'
+    assert changing.limiter is not None
+    asyncio.run(changing.limiter.set_rate("50/min"))
+    assert limit_fields([changing], most=DAY, legacy=None)[0][1] == '"api";q=50;w=60'
 
 
 def test_numbers_stay_within_what_the_fields_allow() -> None:

@@ -153,6 +153,40 @@ async def test_starlette_with_a_base_http_middleware_between(serve: Any) -> None
     assert bulkhead.running == 0
 
 
+async def test_starlette_requests_that_wait_under_a_base_http_middleware(serve: Any) -> None:
+    """A8: looking out for the client goes through it too, and loses no body."""
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    class Between(BaseHTTPMiddleware):
+        async def dispatch(self, request: Any, call_next: Any) -> Any:
+            return await call_next(request)
+
+    async def echo(request: Any) -> Any:
+        return Response(await request.body())
+
+    bulkhead = ar.Bulkhead(1, max_waiting=9)
+    stack = [
+        Middleware(Between),
+        Middleware(BulkheadMiddleware, bulkhead=bulkhead),
+        Middleware(Between),
+    ]
+    app = Starlette(routes=[Route("/", echo, methods=["POST"])], middleware=stack)
+    contents = [b"", b"short", bytes(range(256)) * 1000]
+    async with serve(app) as port, browser() as client, asyncio.TaskGroup() as group:
+        async with bulkhead:
+            tasks = [group.create_task(client.post(url(port, "/"), content=each)) for each in contents]
+            async with asyncio.timeout(5):
+                while bulkhead.waiting < len(contents):
+                    await asyncio.sleep(0)
+        answers = [await task for task in tasks]
+    assert [answer.content for answer in answers] == contents
+    assert bulkhead.running == 0
+
+
 async def test_starlette_exception_handlers(serve: Any) -> None:
     """as_problem as what an exception handler returns, without any middleware."""
 

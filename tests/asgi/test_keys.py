@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aresilience.asgi import ClientIP, Header, Limit
-from aresilience.asgi.keys import key_of
+from aresilience.asgi.keys import settled
 from aresilience.limiter import RateLimiter
 
 PEER = "192.0.2.1"
@@ -18,6 +18,11 @@ def scope(*headers: tuple[str, str], **more: Any) -> dict[str, Any]:
     """A scope with what keys look at."""
     lines = [(name.encode(), value.encode("latin-1")) for name, value in headers]
     return {"type": "http", "headers": lines, "client": (PEER, 1), **more}
+
+
+async def key_of(key: Any, scope: dict[str, Any]) -> str | None:
+    """The key of a request, as a limiter is asked for it."""
+    return await settled(key(scope) if callable(key) else key)
 
 
 async def test_a11_a_header_is_hashed() -> None:

@@ -342,8 +342,19 @@ async def test_shadow_mode_refuses_nobody(ask: Any, ok: Any) -> None:
     """A limiter in shadow mode only tells its listeners."""
     recorder = Recorder()
     limiter = RateLimiter("1/min", shadow=True, listeners=[recorder])
+    app = RateLimitMiddleware(ok, limits=[Limit(limiter, key="")])
+    assert await statuses(ask, app, 3) == [200, 200, 200]
+    assert len(recorder.of(ar.CallRejected)) == 2
+
+
+@pytest.mark.xfail(reason="acquire_all waits for what a limiter in shadow mode would refuse; fixed? drop this")
+async def test_shadow_mode_beside_another_limit(ask: Any, ok: Any) -> None:
+    """In shadow mode it neither refuses nor delays, among other limits too."""
+    recorder = Recorder()
+    limiter = RateLimiter("1/min", shadow=True, listeners=[recorder])
     app = RateLimitMiddleware(ok, limits=[Limit(limiter, key=""), per_client("100/min")])
     assert await statuses(ask, app, 3) == [200, 200, 200]
+    assert asyncio.get_running_loop().time() == 0
     assert len(recorder.of(ar.CallRejected)) == 2
 
 

@@ -345,6 +345,22 @@ async def test_a_connection_from_which_nothing_comes_is_given_up(
     assert proxy.accepted == 2
 
 
+async def test_a_silent_connection_is_given_up_also_when_nothing_more_can_leave(
+    proxied: RedisBackend, proxy: FaultProxy
+) -> None:
+    """Both writes that may be in flight are unanswered: those who wait to leave see to a new connection."""
+    proxy.replies.delay(30.0)
+    calls = [proxied.command("ECHO", "first")]
+    await turns(3)
+    calls.append(proxied.command("ECHO", "second"))
+    kinds = [type(error) for error in await asyncio.gather(*calls, return_exceptions=True)]
+    assert kinds == [OutcomeUnknown, OutcomeUnknown]
+    with pytest.raises(NotSent):
+        await proxied.command("ECHO", "third")
+    assert await eventually(lambda: _answers(proxied), within=1.0)
+    assert proxy.accepted == 2
+
+
 async def test_a_connection_into_which_nothing_goes_is_given_up_too(redis_server: RedisServer) -> None:
     """The peer reads no more, and our bytes do not fit into the socket: given up after two deadlines, too."""
     backend = connect(redis_server.url, deadline=0.1)

@@ -61,6 +61,7 @@ class Link:
     PIPELINES = 2
 
     __slots__ = (
+        "_ahead",
         "_closed",
         "_connect",
         "_connection",
@@ -95,6 +96,7 @@ class Link:
         self._deadline = timers.seconds
         self._redirect = redirect
         self._queue: deque[Request] = deque()
+        self._ahead = 0  # how many at its head are there for the second time
         self._flight: deque[Request] = deque()
         self._pipelines: deque[int] = deque()  # replies still missing of each write
         self._timers = timers
@@ -134,6 +136,7 @@ class Link:
     async def close(self) -> None:
         """Send what is queued, wait for the answers for at most the deadline, then hang up."""
         task = self._task
+        self._forget_unwanted()
         try:
             if task is not None and not task.done() and (self._queue or self._flight):
                 self._drained = self._loop.create_future()
@@ -253,6 +256,7 @@ class Link:
     def _take(self) -> list[bytes]:
         """Everything that waits, as bytes; from now on it is in flight."""
         packed: list[bytes] = []
+        self._ahead = 0
         while self._queue:
             request = self._queue.popleft()
             if not request.wanted():
@@ -329,7 +333,8 @@ class Link:
         if self._closed or not request.wanted():
             self._forget(request)
         else:
-            self._queue.appendleft(request)
+            self._queue.insert(self._ahead, request)  # before those who came later, in the old order
+            self._ahead += 1
             self._nudge()
 
     def expired(self, request: Request) -> None:
@@ -345,6 +350,7 @@ class Link:
 
     def _forget_unwanted(self) -> None:
         waiting, self._queue = self._queue, deque()
+        self._ahead = 0
         for request in waiting:
             if request.wanted():
                 self._queue.append(request)
@@ -358,6 +364,7 @@ class Link:
 
     def _fail_queue(self, error: BackendError) -> None:
         waiting, self._queue = self._queue, deque()
+        self._ahead = 0
         for request in waiting:
             self._timers.stop(id(request))
             request.fail(another(error))

@@ -1,0 +1,226 @@
+"""Fault cases S11–S13, S29 in a Cluster: slots that move, nodes that die."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from servers import Cluster, RedisServer, eventually
+
+from aresilience import ConfigurationError, NotSent, OutcomeUnknown, Refused
+from aresilience.backend import connect
+from aresilience.backend.redis import RedisBackend, Script
+from aresilience.errors import BackendError
+
+pytestmark = [pytest.mark.redis, pytest.mark.real_time]
+
+COUNT = Script("count", "return {tonumber(ARGV[1]), redis.call('INCR', KEYS[1])}")
+BOTH = Script(
+    "both", "return {tonumber(ARGV[1]), redis.call('INCR', KEYS[1]), redis.call('INCR', KEYS[2])}"
+)
+
+
+@pytest.fixture
+async def backend(redis_cluster: Cluster) -> AsyncIterator[RedisBackend]:
+    """An open backend on `redis_cluster`."""
+    backend = connect(redis_cluster.url, deadline=1.0)
+    assert isinstance(backend, RedisBackend)
+    async with backend:
+        yield backend
+
+
+def keys_by_node(backend: RedisBackend, cluster: Cluster) -> dict[int, bytes]:
+    """A key for each node, by its place."""
+    found: dict[int, bytes] = {}
+    for n in range(100):
+        key = backend.key("n", str(n))
+        found.setdefault(cluster.nodes.index(cluster.owner(backend.slot(key))), key)
+    return found
+
+
+def move(cluster: Cluster, slot: int, source: RedisServer, target: RedisServer, *, finish: bool) -> None:
+    """Begin to move a slot by hand, and end it, too."""
+    ids = {node.port: node.command("CLUSTER", "MYID") for node in (source, target)}
+    target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
+    source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
+    if finish:
+        for key in source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            assert source.command("MIGRATE", "127.0.0.1", target.port, key, 0, 1000) == "OK"
+        for node in (target, source, *cluster.nodes):
+            node.command("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
+
+
+async def test_every_key_is_asked_of_its_master(redis_cluster: Cluster, backend: RedisBackend) -> None:
+    """Sixty keys on three nodes: no redirection, one connection and one write for each node."""
+    keys = [backend.key("n", str(n)) for n in range(60)]
+    assert await asyncio.gather(*(backend.run(COUNT, [key], []) for key in keys)) == [[1]] * 60
+    links = {id(link): link for link in map(backend._routes.link, keys)}.values()
+    assert len(links) == 3
+    before = [link.writes for link in links]
+    assert await asyncio.gather(*(backend.run(COUNT, [key], []) for key in keys)) == [[2]] * 60
+    assert [link.writes for link in links] == [writes + 1 for writes in before]
+    assert not any("MOVED" in node.command("INFO", "errorstats") for node in redis_cluster.nodes)
+
+
+async def test_a_command_without_a_key_asks_for_no_map(
+    redis_cluster: Cluster, backend: RedisBackend
+) -> None:
+    """PING and PUBLISH go to any node, and do not make it tell its slots each time."""
+    for node in redis_cluster.nodes:
+        node.command("CONFIG", "RESETSTAT")
+    for _ in range(10):
+        await backend.ping()
+    said = "".join(node.command("INFO", "commandstats") for node in redis_cluster.nodes)
+    assert "cluster|slots" not in said
+
+
+async def test_s12_a_slot_that_moved_is_followed_once(
+    redis_cluster: Cluster, backend: RedisBackend
+) -> None:
+    """S12 MOVED: followed once, run once, and known from then on."""
+    keys = keys_by_node(backend, redis_cluster)
+    source, target = redis_cluster.nodes[0], redis_cluster.nodes[1]
+    slot = backend.slot(keys[0])
+    assert await backend.run(COUNT, [keys[0]], []) == [1]
+    move(redis_cluster, slot, source, target, finish=True)
+    try:
+        source.command("CONFIG", "RESETSTAT")
+        assert [[n] for n in range(2, 12)] == await asyncio.gather(
+            *(backend.run(COUNT, [keys[0]], []) for _ in range(10))
+        )
+        assert "errorstat_MOVED:count=10" in source.command("INFO", "errorstats")
+        assert await backend.run(COUNT, [keys[0]], []) == [12]
+        assert "errorstat_MOVED:count=10" in source.command("INFO", "errorstats")
+    finally:
+        move(redis_cluster, slot, target, source, finish=True)
+    assert await backend.run(COUNT, [keys[0]], []) == [13]
+
+
+async def test_s12_a_key_that_is_on_its_way_is_asked_of_its_next_home(
+    redis_cluster: Cluster, backend: RedisBackend
+) -> None:
+    """S12 ASK: asked of the other node with ASKING in front, NOSCRIPT on the way included; the map stays."""
+    keys = keys_by_node(backend, redis_cluster)
+    source, target = redis_cluster.nodes[1], redis_cluster.nodes[2]
+    slot = backend.slot(keys[1])
+    move(redis_cluster, slot, source, target, finish=False)
+    try:
+        for n in range(1, 6):
+            assert await backend.run(COUNT, [keys[1]], []) == [n]
+        plain = [backend.command("INCR", keys[1], key=keys[1]) for _ in range(5)]
+        assert list(range(6, 11)) == await asyncio.gather(*plain)
+        assert target.command("CLUSTER", "COUNTKEYSINSLOT", slot) == 1
+        assert backend._routes._owners[slot][1] == source.port
+    finally:
+        for node in (source, target):
+            node.command("CLUSTER", "SETSLOT", slot, "STABLE")
+        target.command("ASKING")
+        move(redis_cluster, slot, source, target, finish=True)
+        move(redis_cluster, slot, target, source, finish=True)
+    assert await backend.run(COUNT, [keys[1]], []) == [11]
+
+
+async def test_s12_keys_half_of_which_moved_are_waited_for(
+    redis_cluster: Cluster, backend: RedisBackend
+) -> None:
+    """S12 TRYAGAIN: asked again after a pause until the move is done; or REFUSED at the deadline."""
+    tag = "tag-0"
+    first, second = backend.key("n", "a", tag=tag), backend.key("n", "b", tag=tag)
+    slot = backend.slot(first)
+    source = redis_cluster.owner(slot)
+    target = next(node for node in redis_cluster.nodes if node is not source)
+    assert await backend.run(BOTH, [first, second], []) == [1, 1]
+    move(redis_cluster, slot, source, target, finish=False)
+    try:
+        assert source.command("MIGRATE", "127.0.0.1", target.port, first.decode(), 0, 1000) == "OK"
+        with pytest.raises(Refused, match="TRYAGAIN"):
+            await backend.run(BOTH, [first, second], [])
+        call = backend.run(BOTH, [first, second], [])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        move(redis_cluster, slot, source, target, finish=True)
+        assert await call == [2, 2]
+    finally:
+        move(redis_cluster, slot, target, source, finish=True)
+
+
+async def test_s13_keys_in_two_slots_are_refused(redis_cluster: Cluster, backend: RedisBackend) -> None:
+    """S13 keys of one operation in two slots: REFUSED, nothing run; with one tag they share a slot."""
+    keys = keys_by_node(backend, redis_cluster)
+    with pytest.raises(Refused, match="CROSSSLOT"):
+        await backend.run(BOTH, [keys[0], keys[1]], [])
+    tagged = [backend.key("n", part, tag="t") for part in ("a", "b", "{c}", "}{")]
+    assert len({backend.slot(key) for key in tagged}) == 1
+
+
+async def test_s11_a_dead_node_leaves_the_other_slots_working(
+    redis_cluster: Cluster, backend: RedisBackend
+) -> None:
+    """S11 one master killed: its slots fail at once with the right errors, the others go on; CLUSTERDOWN, where
+    the cluster wants all slots covered: REFUSED; when it comes back, so do we, entered meanwhile or before."""
+    nodes, keys = redis_cluster.nodes, keys_by_node(backend, redis_cluster)
+    set_coverage(redis_cluster, "no")
+    await asyncio.gather(*(backend.run(COUNT, [key], []) for key in keys.values()))
+    nodes[2].kill()
+    loop = asyncio.get_running_loop()
+    late = connect(f"redis+cluster://127.0.0.1:{nodes[2].port}", deadline=0.5)
+    assert isinstance(late, RedisBackend)
+    try:
+        for _ in range(5):
+            started = loop.time()
+            calls = [backend.run(COUNT, [keys[place]], []) for place in (0, 1, 2)]
+            first, second, third = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(first, list)
+            assert isinstance(second, list)
+            assert type(third) in (NotSent, OutcomeUnknown)
+            assert loop.time() - started < 0.5
+        await late.__aenter__()
+        with pytest.raises(NotSent):
+            await late.run(COUNT, [keys[0]], [])
+        set_coverage(redis_cluster, "yes")
+        await eventually(lambda: "cluster_state:fail" in nodes[0].command("CLUSTER", "INFO"))
+        with pytest.raises(Refused, match="CLUSTERDOWN"):
+            await backend.run(COUNT, [keys[0]], [])
+    finally:
+        nodes[2].start()
+        set_coverage(redis_cluster, "yes")
+        redis_cluster.wait()
+    await eventually(lambda: works(backend, keys[2]))
+    await eventually(lambda: works(late, keys[0]))
+    await late.__aexit__(None, None, None)
+
+
+def set_coverage(cluster: Cluster, wanted: str) -> None:
+    """Whether the living refuse to work while slots are without a master."""
+    for node in cluster.nodes:
+        if node.process.poll() is None:
+            node.command("CONFIG", "SET", "cluster-require-full-coverage", wanted)
+
+
+async def works(backend: RedisBackend, key: bytes) -> bool:
+    """Whether a call on this key does."""
+    try:
+        await backend.run(COUNT, [key], [])
+    except BackendError:
+        return False
+    return True
+
+
+async def test_one_living_node_is_enough_to_begin(redis_cluster: Cluster) -> None:
+    """A URL whose first nodes are away: the map is read from the one that answers."""
+    node = redis_cluster.nodes[1]
+    backend = connect(f"redis+cluster://127.0.0.1:1,127.0.0.1:{node.port}", deadline=1.0)
+    assert isinstance(backend, RedisBackend)
+    async with backend:
+        assert (
+            await asyncio.gather(*(backend.run(COUNT, [backend.key("n", str(n))], []) for n in range(9)))
+            == [[1]] * 9
+        )
+
+
+async def test_a_server_that_is_no_cluster_is_a_configuration_error(redis_server: RedisServer) -> None:
+    """redis+cluster:// to a single server: ConfigurationError when the backend is entered."""
+    backend = connect(f"redis+cluster://127.0.0.1:{redis_server.port}")
+    with pytest.raises(ConfigurationError, match="no cluster"):
+        await backend.__aenter__()
