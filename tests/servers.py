@@ -273,10 +273,14 @@ class SentinelTrio:
         _until(settled)
 
     def heal(self) -> None:
-        """Start what was killed, and wait until it has joined again, as a replica."""
+        """Start what was killed, and wait until all have joined again."""
         for node in self.nodes:
             if node.process.poll() is not None:
                 node.start()
+        master = self.master
+        for node in self.nodes:  # the sentinels would see to it, too, after ten seconds
+            if node is not master and node.info("role") == "master":
+                node.command("REPLICAOF", "127.0.0.1", master.port)
         self.wait()
 
     def kill(self) -> None:

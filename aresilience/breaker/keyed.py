@@ -89,10 +89,7 @@ class CircuitBreakers(Policy):
             )
 
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            async with self[choose(*args, **kwargs)].guard() as call:
-                result = await fn(*args, **kwargs)
-                call.result = result
-            return result
+            return await self[choose(*args, **kwargs)].around(fn)(*args, **kwargs)
 
         return guarded
 
