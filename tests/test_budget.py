@@ -87,7 +87,8 @@ def test_a_refusal_costs_nothing() -> None:
 
 def test_a_clock_that_goes_back_a_little_forgets_nothing() -> None:
     """Another loop's clock that is slightly behind counts as now."""
-    replay(ar.RetryBudget(ratio=1, floor=0), (5, CALL), (3, EXTRA), (5, REFUSED))
+    rows = [(5, CALL), (5, CALL), (3, EXTRA), (5, EXTRA), (4, REFUSED), (3, CALL), (5, EXTRA), (5, REFUSED)]
+    replay(ar.RetryBudget(ratio=1, floor=0), *rows)
 
 
 def test_a_clock_of_another_world_starts_afresh() -> None:

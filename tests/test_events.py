@@ -235,7 +235,12 @@ def test_the_logging_listener_takes_a_logger() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     listener = ar.LoggingListener(logger)
-    listener(ar.RetryScheduled("p", 0.0, 1, 0.5, None))
+
+    class Unseen(Exception):
+        def __str__(self) -> str:
+            pytest.fail("it was put into words")
+
+    listener(ar.RetryScheduled("p", 0.0, 1, 0.5, Unseen()))
     listener(ar.CallRejected("p", 0.0, None))
     assert lines == ["CallRejected 'p' retry_after=None shadow=False"]
 
