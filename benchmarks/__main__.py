@@ -49,7 +49,15 @@ def main() -> None:
         ask.error("--uvloop: uvloop is not installed")
     settings = Settings(uvloop=asked.uvloop)
     if asked.quick:
-        settings = replace(settings, processes=2, rounds=10, slice_ns=1_000_000, growth_rounds=2)
+        settings = replace(
+            settings,
+            processes=2,
+            rounds=10,
+            slice_ns=1_000_000,
+            growth_rounds=2,
+            wire_processes=1,
+            wire_rounds=4,
+        )
     if asked.rounds:
         settings = replace(settings, rounds=asked.rounds)
 

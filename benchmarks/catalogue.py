@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from benchmarks.crowds import GROWTH
-from benchmarks.growth import Growth
+from benchmarks import crowds, in_process, limiters, limiters_growth, limiters_memory, memory, over_redis
+from benchmarks.fresh import Sampled
 from benchmarks.harness import Benchmark
-from benchmarks.in_process import ROWS
-from benchmarks.memory import COUNTS
-from benchmarks.row import Row
 
 __all__ = ["ALL", "SAMPLED"]
 
-ALL: tuple[Benchmark, ...] = (*ROWS, *GROWTH, *COUNTS)
+ALL: tuple[Benchmark, ...] = (
+    *in_process.ROWS,
+    *limiters.ROWS,
+    *crowds.GROWTH,
+    *limiters_growth.GROWTH,
+    *memory.COUNTS,
+    *limiters_memory.COUNTS,
+    *over_redis.ALL,
+)
 
-SAMPLED: dict[str, Row | Growth] = {each.name: each for each in (*ROWS, *GROWTH)}
+SAMPLED: dict[str, Sampled] = {each.name: each for each in ALL if isinstance(each, Sampled)}
 """Those that ask for fresh processes."""

@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from benchmarks.harness import Settings
 
-__all__ = ["in_fresh_process"]
+__all__ = ["Sampled", "in_fresh_process"]
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """A benchmark with work for fresh processes."""
+
+    @property
+    def name(self) -> str:
+        """By which the process finds it."""
+
+    def sample(self, part: int, settings: Settings) -> Any:
+        """Do one part of it, there."""
 
 
 def in_fresh_process(name: str, part: int, settings: Settings) -> Any:

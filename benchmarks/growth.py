@@ -7,11 +7,13 @@ anything is part of every figure: the controls show what they do to plain object
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from aresilience.testing.virtual import VirtualLoop
 from benchmarks.fresh import in_fresh_process
 from benchmarks.harness import Done, Settings, Slice, Spread, calibrate, interleave, ratios, short
 from benchmarks.results import Report, Verdict
@@ -21,7 +23,7 @@ __all__ = ["Growth", "Subject"]
 _SIZES = (1, 10, 100, 1_000, 10_000, 100_000)
 _SLICE = 5  # times that of a row of calls
 
-Setup: TypeAlias = Callable[[int, AsyncExitStack], Awaitable[Slice]]
+Setup: TypeAlias = Callable[[int, AsyncExitStack], Coroutine[Any, Any, Slice]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,9 @@ class Subject:
     """At most so many times the price at the smallest size."""
     control: str = ""
     """The subject whose growth is to be told beside this one's."""
+    virtual: bool = False
+    """Whether it waits for time to go by: then each size has a virtual loop of its own, which stands still
+    between slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,10 @@ class Growth:
 
     def sample(self, part: int, settings: Settings) -> dict[int, list[float]]:
         """One subject, at each size."""
-        return settings.run(_measured(self.subjects[part].setup, settings))
+        subject = self.subjects[part]
+        if subject.virtual:
+            return _measured_apart(subject.setup, settings)
+        return settings.run(_measured(subject.setup, settings))
 
 
 def _verdict(subject: Subject, goal: float, growth: Mapping[str, Sequence[Spread]]) -> Verdict:
@@ -78,7 +86,38 @@ def _verdict(subject: Subject, goal: float, growth: Mapping[str, Sequence[Spread
 
 async def _measured(setup: Setup, settings: Settings) -> dict[int, list[float]]:
     async with AsyncExitStack() as stack:
-        slices = {size: await setup(size, stack) for size in _SIZES}
-        enough = await calibrate(slices[_SIZES[0]], settings.slice_ns * _SLICE)
-        times = {size: max(size, enough) for size in _SIZES}
-        return await interleave(slices, times, settings.growth_rounds)
+        return await _in_rounds({size: await setup(size, stack) for size in _SIZES}, settings)
+
+
+async def _in_rounds(slices: Mapping[int, Slice], settings: Settings) -> dict[int, list[float]]:
+    enough = await calibrate(slices[_SIZES[0]], settings.slice_ns * _SLICE)
+    times = {size: max(size, enough) for size in _SIZES}
+    return await interleave(slices, times, settings.growth_rounds)
+
+
+def _measured_apart(setup: Setup, settings: Settings) -> dict[int, list[float]]:
+    """The same, in a loop for each size. None of them runs but in its own slices."""
+    with ExitStack() as runners:
+
+        def in_its_own(size: int) -> Slice:
+            runner = runners.enter_context(asyncio.Runner(loop_factory=VirtualLoop))
+            stack = AsyncExitStack()
+            inside = runner.run(setup(size, stack))
+            runners.callback(lambda: runner.run(stack.aclose()))
+
+            async def run(times: int) -> int:
+                return runner.run(_awaited(inside, times))
+
+            return run
+
+        rounds = _in_rounds({size: in_its_own(size) for size in _SIZES}, settings)
+        try:
+            rounds.send(None)  # nothing in there ever waits
+        except StopIteration as end:
+            taken: dict[int, list[float]] = end.value
+            return taken
+        raise AssertionError("a slice waited for another loop")
+
+
+async def _awaited(inside: Slice, times: int) -> int:
+    return await inside(times)

@@ -61,6 +61,10 @@ class Settings:
     """In each process."""
     slice_ns: int = 4_000_000
     growth_rounds: int = 5
+    wire_processes: int = 3
+    wire_rounds: int = 8
+    wire_seconds: float = 0.1
+    """How long a slice of calls over Redis lasts."""
     uvloop: bool = False
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:

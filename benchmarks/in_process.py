@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.harness import Call, ok
 from benchmarks.row import Contestant, Overhead, Row, Under, ours
 
-__all__ = ["ROWS"]
+__all__ = ["ASYNCIO_TIMEOUT", "INTERLOCK_THREE", "ROWS", "window_breaker"]
 
 
 def _asyncio_timeout(asyncio: Any) -> Call:
@@ -39,12 +39,12 @@ def _interlock_breaker(interlock: Any) -> Any:
     return interlock.CircuitBreaker(name="bench", config=interlock.Config(slow_call_duration_threshold=1.0))
 
 
-def _window_breaker(ar: Any, window: Any) -> Any:
+def window_breaker(ar: Any, window: Any) -> Any:
     return ar.CircuitBreaker(window=window, failure_rate=0.5, slow_call_duration=1.0)
 
 
 async def _after_a_failure(ar: Any) -> Call:
-    breaker = _window_breaker(ar, ar.Window.calls(10_000_000))
+    breaker = window_breaker(ar, ar.Window.calls(10_000_000))
     await breaker.record(await breaker.admit(), ValueError())
     call: Call = breaker(ok)
     return call
@@ -117,9 +117,9 @@ WINDOW_BREAKER = Row(
     "breaker-window",
     "Circuit breaker, window and slow calls",
     (
-        ours(lambda ar: _window_breaker(ar, ar.Window.calls(100))(ok)),
+        ours(lambda ar: window_breaker(ar, ar.Window.calls(100))(ok)),
         ours(_after_a_failure, _BLEMISHED),
-        ours(lambda ar: _window_breaker(ar, ar.Window.seconds(30))(ok), _OF_TIME),
+        ours(lambda ar: window_breaker(ar, ar.Window.seconds(30))(ok), _OF_TIME),
         Contestant(
             "nopanic",
             lambda m: m.circuit_breaker(window=30.0, slow_call_duration=1.0)(ok),
@@ -179,6 +179,13 @@ BULKHEAD = Row(
     ),
 )
 
+INTERLOCK_THREE = Contestant(
+    "interlock, three: timeout, retry, breaker",
+    lambda m: m.Pipeline.builder().timeout(5).retry().circuit_breaker(_interlock_breaker(m)).build()(ok),
+    "interlock",
+    "interlock-cb",
+)
+
 PIPELINE = Row(
     "pipeline-four",
     "Pipeline of four: bulkhead, retry, breaker, timeout",
@@ -187,13 +194,13 @@ PIPELINE = Row(
             lambda ar: ar.Pipeline(
                 ar.Bulkhead(10),
                 ar.Retry(on=ValueError),
-                _window_breaker(ar, ar.Window.calls(100)),
+                window_breaker(ar, ar.Window.calls(100)),
                 ar.Timeout(5),
             )(ok)
         ),
         ours(
             lambda ar: ar.Pipeline(
-                ar.Retry(on=ValueError), _window_breaker(ar, ar.Window.calls(100)), ar.Timeout(5)
+                ar.Retry(on=ValueError), window_breaker(ar, ar.Window.calls(100)), ar.Timeout(5)
             )(ok),
             "three: retry, breaker, timeout",
         ),
@@ -209,14 +216,7 @@ PIPELINE = Row(
             "nopanic",
             "nopanic",
         ),
-        Contestant(
-            "interlock, three: timeout, retry, breaker",
-            lambda m: (
-                m.Pipeline.builder().timeout(5).retry().circuit_breaker(_interlock_breaker(m)).build()(ok)
-            ),
-            "interlock",
-            "interlock-cb",
-        ),
+        INTERLOCK_THREE,
     ),
     (Under(peer="asyncio.timeout"), Under(peer="nopanic", times=6)),
     ("The breakers are those of the row with a window; asyncio.timeout is that one alone.",),

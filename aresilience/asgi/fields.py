@@ -40,9 +40,8 @@ def whole_seconds(seconds: object, *, otherwise: float, most: float) -> int:
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:
         seconds = otherwise
-    return math.ceil(
-        max(1, min(seconds, most))
-    )  # compared as they are: an int may be too large for a float
+    # Compared as they are: an int may be too large for a float.
+    return math.ceil(max(1, min(seconds, most)))
 
 
 def limit_fields(levels: Sequence[Level], *, most: float, legacy: str | None) -> Fields:

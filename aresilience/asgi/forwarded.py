@@ -54,7 +54,7 @@ def from_the_right(text: str, place: int, *, quotes: bool = False) -> str | None
             if place == 0:
                 return text[at + 1 : end]
             end = at
-    return text[:end] if place == 1 and not quoted else None
+    return text[:end] if place == 1 else None
 
 
 def forwarded_for(element: str) -> str | None:

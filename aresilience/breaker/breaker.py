@@ -15,7 +15,7 @@ from aresilience.breaker.judge import NO_RESULT, Judge
 from aresilience.breaker.machine import BreakerState, Refusal, Rules
 from aresilience.breaker.store import BreakerStore
 from aresilience.breaker.stores import store_on
-from aresilience.breaker.window import Window
+from aresilience.breaker.window import StreakCounts, Window
 from aresilience.clock import LoopClock
 from aresilience.events import CallRejected, Listener, StoreDegraded
 from aresilience.outcome import ErrorSpec, Outcome
@@ -148,45 +148,58 @@ class CircuitBreaker(Policy):
 
     def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         counts = self._counts
-        if not self._judge.plain:
-            clock, slow_after, failure_if = self._clock, self._judge.slow_after, self._judge.failure_if
+        if self._judge.plain and isinstance(counts, StreakCounts):
+            return self._around_a_streak(fn, counts)
+        clock, slow_after, failure_if = self._clock, self._judge.slow_after, self._judge.failure_if
 
-            async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-                if not self._closed:
-                    return await self._call_with_permit(fn, args, kwargs)
-                generation, began = self._generation, clock.read()
-                try:
-                    result = await fn(*args, **kwargs)
-                except BaseException as error:
-                    if self._count_error(error, generation, counts.begin(began), began):
-                        await self._trip(generation, error)
-                    raise
-                ended = clock.now()
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            if not self._closed:
+                return await self._call_with_permit(fn, args, kwargs)
+            if not clock.is_running():
+                clock.read()
+            now = clock.now
+            generation, began = self._generation, now()
+            try:
+                result = await fn(*args, **kwargs)
+            except BaseException as error:
+                if self._count_error(error, generation, began):
+                    await self._trip(generation, error)
+                raise
+            ended = now()
+            failed = failure_if is not None and bool(failure_if(result))
+            if failed or ended - began > slow_after:
                 slow = ended - began > slow_after
-                failed = failure_if is not None and bool(failure_if(result))
-                if slow or failed or not counts.spotless:
-                    token = counts.begin(began)
-                    if self._count(generation, token, ended, failed=failed, slow=slow):
-                        await self._trip(generation, None)
-                return result
+                if self._count(generation, began, ended, failed=failed, slow=slow):
+                    await self._trip(generation, None)
+            elif generation == self._generation and self._closed:
+                if counts.since <= began and ended < counts.until:
+                    counts.passed += 1
+                elif counts.good(began, ended):
+                    await self._trip(generation, None)
+            return result
 
-            return guarded
+        return guarded
 
-        async def guarded_without_clock(*args: P.args, **kwargs: P.kwargs) -> T:
+    def _around_a_streak(
+        self, fn: Callable[P, Awaitable[T]], counts: StreakCounts
+    ) -> Callable[P, Coroutine[Any, Any, T]]:
+        """`around` where only errors in a row count: neither clock nor result needs a look."""
+
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
             if not self._closed:
                 return await self._call_with_permit(fn, args, kwargs)
             generation = self._generation
             try:
                 result = await fn(*args, **kwargs)
             except BaseException as error:
-                if self._count_error(error, generation, 0, 0.0):
+                if self._count_error(error, generation, 0.0):
                     await self._trip(generation, error)
                 raise
-            if not counts.spotless:
-                self._count(generation, 0, 0.0, failed=False, slow=False)
+            if counts.failures and generation == self._generation and self._closed:
+                counts.clear()
             return result
 
-        return guarded_without_clock
+        return guarded
 
     def guard(self) -> Guard:
         """`async with breaker.guard(): …`: the body is the call. A new guard for each call."""
@@ -206,9 +219,8 @@ class CircuitBreaker(Policy):
                 self._refuse(answer)
                 return None
             if answer is not None:
-                return Permit(answer.generation, 0, self._clock.read(), answer)
-        now = self._clock.read()
-        return Permit(self._generation, self._counts.begin(now), now)
+                return Permit(answer.generation, self._clock.read(), answer)
+        return Permit(self._generation, self._clock.read())
 
     async def record(
         self, permit: Permit | None, error: BaseException | None = None, result: object = NO_RESULT
@@ -220,12 +232,12 @@ class CircuitBreaker(Policy):
         permit.generation, permit.probe = -1, None  # used up
         if probe is None:
             if error is not None:
-                trip = self._count_error(error, generation, permit.token, permit.began)
+                trip = self._count_error(error, generation, permit.began)
             else:
                 now = self._clock.read()
                 failed = self._judge.of_result(result) is Outcome.FAILURE
                 slow = now - permit.began > self._judge.slow_after
-                trip = self._count(generation, permit.token, now, failed=failed, slow=slow)
+                trip = self._count(generation, permit.began, now, failed=failed, slow=slow)
             if trip:
                 await self._trip(generation, error)
             return
@@ -247,20 +259,20 @@ class CircuitBreaker(Policy):
             call.result = result
         return result
 
-    def _count_error(self, error: BaseException, generation: int, token: int, began: float) -> bool:
+    def _count_error(self, error: BaseException, generation: int, began: float) -> bool:
         """Count a call that raised; True if the circuit should open."""
         outcome = self._judge.of_error(error)
         if outcome is Outcome.IGNORED:
             return False
         now = 0.0 if self._judge.plain else self._clock.read()
         slow = now - began > self._judge.slow_after
-        return self._count(generation, token, now, failed=outcome is Outcome.FAILURE, slow=slow)
+        return self._count(generation, began, now, failed=outcome is Outcome.FAILURE, slow=slow)
 
-    def _count(self, generation: int, token: int, now: float, *, failed: bool, slow: bool) -> bool:
+    def _count(self, generation: int, began: float, now: float, *, failed: bool, slow: bool) -> bool:
         """Count a call, unless it began in another generation; True if the circuit should open."""
         if generation != self._generation or self._mode is BreakerState.DISABLED:
             return False
-        return self._counts.add(token, now, failed=failed, slow=slow)
+        return self._counts.add(began, now, failed=failed, slow=slow)
 
     async def _trip(self, generation: int, error: BaseException | None) -> None:
         cause = without_traceback(error) if isinstance(error, Exception) else None
@@ -273,8 +285,8 @@ class CircuitBreaker(Policy):
         circuit = self._store.circuit
         old, new = self._state, circuit.state
         self._closed = new is BreakerState.CLOSED and self._mode is not BreakerState.DISABLED
-        if circuit.generation == self._generation:
-            return
+        if circuit.generation == self._generation and new is old:
+            return  # the same number can be another state: what a process decided while it was alone
         self._generation = circuit.generation
         self._state = new
         self._counts.clear()

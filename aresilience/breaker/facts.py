@@ -66,7 +66,6 @@ class Permit:
     """The right to make one call, from `admit` to `record`; good for one result."""
 
     generation: int
-    token: int
     began: float
     probe: Probe | None = None
 

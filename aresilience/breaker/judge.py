@@ -47,7 +47,7 @@ class Judge:
         ignore: ErrorSpec,
         failure_if: Callable[[Any], object] | None,
     ) -> None:
-        self._fails = ErrorMatcher(f"{_KIND}: failure_on", failure_on, groups="any")
+        self._fails = ErrorMatcher(f"{_KIND}: failure_on", failure_on)
         self._groups = tuple(t for t in self._fails.types if issubclass(t, ExceptionGroup))
         self._ignores = ErrorMatcher(f"{_KIND}: ignore", ignore, groups="all", neutral=True)
         self.failure_if = (

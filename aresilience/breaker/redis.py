@@ -5,11 +5,11 @@ quicker (compare and set, fenced by a version), and decided anew on their state 
 through a closed circuit, none to refuse through an open one. News comes over the wake-ups; a periodic read
 is the truth.
 
-| when Redis                         | trip, admit, record, isolate, reset                             |
-|------------------------------------|------------------------------------------------------------------|
+| when Redis                         | trip, admit, record, isolate, reset                               |
+|------------------------------------|-------------------------------------------------------------------|
 | fails, in any of the three ways    | happen in this process alone, and `StoreDegraded` is told         |
-| has lost the key                   | the state of whoever writes next goes on, with its generation    |
-| is back                            | the higher generation holds, for all                             |
+| has lost the key                   | the state of whoever writes next goes on, with its generation     |
+| is back                            | of what was decided alone, the higher generation holds, for all   |
 
 A caller that is cancelled leaves its verb to finish, and a probe that nobody wants is given back.
 """
@@ -92,7 +92,11 @@ class RedisBreakerStore:
         return task.result()
 
     async def record(self, probe: Probe, success: bool | None) -> None:
-        await self._kept(self._decide(lambda c, now, u: c.record(probe, now, u, success)))
+        verb = self._decide(lambda c, now, u: c.record(probe, now, u, success))
+        if success is None:
+            self._backend.spawn(verb)  # nobody waits: a coroutine that is being closed could not
+        else:
+            await self._kept(verb)
 
     async def isolate(self) -> None:
         await self._kept(self._decide(lambda c, now, _: c.isolate(now)))
@@ -172,9 +176,11 @@ class RedisBreakerStore:
     def _learn(self, value: bytes) -> None:
         version, _, text = value.partition(b"|")
         circuit = self._unpacked(text)
+        alone = self.circuit.generation > self._known
         self._version = int(version)
         self._known = circuit.generation
-        if circuit.generation >= self.circuit.generation:
+        # A lower one is news too, where the key was lost and written anew, unless we decided alone.
+        if circuit.generation >= self.circuit.generation or not alone:
             self.circuit = circuit
 
     def _packed(self, circuit: Circuit) -> bytes:

@@ -8,7 +8,8 @@ The contract:
   brings news of other processes by replacing it, between verbs.
 - `trip` and `record` are fenced by the generation that the caller saw: with an older one they change
   nothing.
-- A verb that is cancelled either did not happen or gives back what it took.
+- An `admit` that is cancelled gives back what it took; the other verbs, once asked, happen all the same.
+- `record` without a result waits for nothing: it is asked by what is being cancelled or closed.
 - A store that cannot be reached never refuses a call: it goes on with what this process knows.
 """
 

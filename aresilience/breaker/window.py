@@ -1,13 +1,17 @@
 """The machine that counts: what the calls of a closed circuit amount to.
 
-Three ways of counting, one contract: `begin(now)` gives a token when a call starts, `add(token, …)` takes
-its result and answers whether the circuit should open. A result is credited to the time at which its
-call began. A rate is compared by ≥, on every result, successes included, once `minimum_calls` are known;
-a call is slow if it took strictly longer than the limit (as in resilience4j).
+Three ways of counting, one contract: `add` takes a result and answers whether the circuit should open. A
+result is credited to the time at which its call began. A rate is compared by ≥, on every result, successes
+included, once `minimum_calls` are known; a call is slow if it took strictly longer than the limit (as in
+resilience4j).
+
+Nearly every call is good, so that has to be cheap: while nothing bad is known, or nothing can come of it, a
+good call only raises `passed`, and is entered when somebody looks.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -16,7 +20,7 @@ from aresilience import arguments
 
 __all__ = ["CallCounts", "Counts", "Rates", "StreakCounts", "TimeCounts", "Window"]
 
-_FAILED, _SLOW, _SEEN = 1, 2, 4
+_FAILED, _SLOW = 1, 2
 _BUCKETS = 10
 
 
@@ -41,43 +45,49 @@ class Window:
 class Counts(Protocol):
     """What is known of the calls since the circuit closed."""
 
-    spotless: bool
-    """A success that was not slow would change nothing: it need not be added."""
+    since: float
+    until: float
+    passed: int
+    """A good call (neither failed nor slow) that began at `since` or later and ended before `until` cannot open
+    the circuit: it is enough to add one to `passed`."""
 
-    def begin(self, now: float) -> int: ...
+    def add(self, began: float, now: float, *, failed: bool, slow: bool) -> bool:
+        """Count a call that began at `began` and ended `now`; True if the circuit should open."""
 
-    def add(self, token: int, now: float, *, failed: bool, slow: bool) -> bool: ...
+    def good(self, began: float, now: float) -> bool:
+        """`add`, for any other good call."""
 
     def clear(self) -> None: ...
 
     def seen(self, now: float | None) -> tuple[int, int, int]:
-        """Calls, failures, slow calls, as of now, or (None) of the last result. Changes nothing."""
+        """Calls, failures, slow calls, as of now, or (None) of the last result."""
 
 
 class StreakCounts:
     """Opens on `threshold` failures in a row."""
 
-    __slots__ = ("_failures", "_threshold", "spotless")
+    __slots__ = ("_threshold", "failures", "passed", "since", "until")
 
     def __init__(self, threshold: int) -> None:
         self._threshold = threshold
-        self._failures = 0
-        self.spotless = True
+        self.failures = 0
+        self.clear()
 
-    def begin(self, now: float) -> int:
-        return 0
+    def add(self, began: float, now: float, *, failed: bool, slow: bool) -> bool:
+        self.failures = self.failures + 1 if failed else 0
+        self.since = math.inf if self.failures else -math.inf
+        return self.failures >= self._threshold
 
-    def add(self, token: int, now: float, *, failed: bool, slow: bool) -> bool:
-        self._failures = self._failures + 1 if failed else 0
-        self.spotless = self._failures == 0
-        return self._failures >= self._threshold
+    def good(self, began: float, now: float) -> bool:
+        self.clear()
+        return False
 
     def clear(self) -> None:
-        self._failures = 0
-        self.spotless = True
+        self.failures = self.passed = 0
+        self.since, self.until = -math.inf, math.inf
 
     def seen(self, now: float | None) -> tuple[int, int, int]:
-        return 0, self._failures, 0  # a streak does not know how many calls there were
+        return 0, self.failures, 0  # a streak does not know how many calls there were
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,67 +107,88 @@ class Rates:
 
 
 class CallCounts:
-    """The last `size` calls: a ring of bytes, and running counts."""
+    """The last `size` calls: a ring of bytes, which tell the bad ones, and running counts."""
 
-    __slots__ = ("_calls", "_failures", "_next", "_rates", "_ring", "_slow", "spotless")
+    __slots__ = ("_calls", "_failures", "_next", "_rates", "_ring", "_slow", "passed", "since", "until")
 
     def __init__(self, size: int, rates: Rates) -> None:
         self._rates = rates
         self._ring = bytearray(size)
+        self.until = math.inf
         self.clear()
 
     def clear(self) -> None:
         self._ring[:] = bytes(len(self._ring))
-        self._next = self._calls = self._failures = self._slow = 0
-        self.spotless = False
+        self._next = self._calls = self._failures = self._slow = self.passed = 0
+        self.since = -math.inf  # with no bad call in the ring, where in it a good one lies is all the same
 
-    def begin(self, now: float) -> int:
-        return 0
-
-    def add(self, token: int, now: float, *, failed: bool, slow: bool) -> bool:
-        ring, place = self._ring, self._next
-        old = ring[place]
-        new = _SEEN | (_FAILED if failed else 0) | (_SLOW if slow else 0)
-        ring[place] = new
-        self._next = place + 1 if place + 1 < len(ring) else 0
-        if old == 0:
-            self._calls += 1
-        self._failures += (new & _FAILED) - (old & _FAILED)
-        self._slow += ((new & _SLOW) - (old & _SLOW)) // _SLOW
-        self.spotless = self._calls == len(ring) and not self._failures and not self._slow
+    def add(self, began: float, now: float, *, failed: bool, slow: bool) -> bool:
+        self._push((_FAILED if failed else 0) | (_SLOW if slow else 0))
         return self._rates.exceeded(self._calls, self._failures, self._slow)
 
+    def good(self, began: float, now: float) -> bool:
+        self._push(0)
+        return self._rates.exceeded(self._calls, self._failures, self._slow)
+
+    def _push(self, new: int) -> None:
+        """Put a call in, and the oldest one out if the ring is full."""
+        ring, place = self._ring, self._next
+        if self.passed:
+            self._calls = min(len(ring), self._calls + self.passed)
+            self.passed = 0
+        old = ring[place]
+        self._next = place + 1 if place + 1 < len(ring) else 0
+        if self._calls < len(ring):
+            self._calls += 1
+        if old != new:
+            ring[place] = new
+            self._failures += (new & _FAILED) - (old & _FAILED)
+            self._slow += ((new & _SLOW) - (old & _SLOW)) // _SLOW
+            self.since = math.inf if self._failures or self._slow else -math.inf
+
     def seen(self, now: float | None) -> tuple[int, int, int]:
-        return self._calls, self._failures, self._slow
+        return min(len(self._ring), self._calls + self.passed), self._failures, self._slow
 
 
 class TimeCounts:
     """The calls that began in the last `seconds`: ten buckets, each a tenth of it."""
 
-    __slots__ = ("_buckets", "_calls", "_failures", "_rates", "_slow", "_tick", "_width", "spotless")
+    __slots__ = (
+        "_buckets",
+        "_calls",
+        "_failures",
+        "_rates",
+        "_slow",
+        "_tick",
+        "_width",
+        "passed",
+        "since",
+        "until",
+    )
 
     def __init__(self, seconds: float, rates: Rates) -> None:
         self._rates = rates
         self._width = seconds / _BUCKETS
-        self.spotless = False  # every success counts in a rate over time
         self.clear()
 
     def clear(self) -> None:
         self._tick = -1
         self._buckets = [[0, 0, 0] for _ in range(_BUCKETS)]
-        self._calls = self._failures = self._slow = 0
+        self._calls = self._failures = self._slow = self.passed = 0
+        self.since = self.until = -math.inf
 
-    def begin(self, now: float) -> int:
-        return int(now / self._width)
+    def good(self, began: float, now: float) -> bool:
+        return self.add(began, now, failed=False, slow=False)
 
-    def add(self, token: int, now: float, *, failed: bool, slow: bool) -> bool:
-        tick = int(now / self._width)
+    def add(self, began: float, now: float, *, failed: bool, slow: bool) -> bool:
+        self._enter_passed()
+        born, tick = math.floor(began / self._width), math.floor(now / self._width)
         if tick != self._tick:
             self._roll(tick)
-        if token > tick:
-            token = tick  # it began before the clock went back: it stays in the newest bucket
-        if token > tick - _BUCKETS:
-            bucket = self._buckets[token % _BUCKETS]
+        if born > tick:
+            born = tick  # it began before the clock went back: it stays in the newest bucket
+        if born > tick - _BUCKETS:
+            bucket = self._buckets[born % _BUCKETS]
             bucket[0] += 1
             self._calls += 1
             if failed:
@@ -166,14 +197,24 @@ class TimeCounts:
             if slow:
                 bucket[2] += 1
                 self._slow += 1
-        if not (self._failures or self._slow):
-            return False
-        return self._rates.exceeded(self._calls, self._failures, self._slow)
+        clean = not (self._failures or self._slow)
+        # With bad calls about, a good one can be the one with which there are enough to judge.
+        harmless = clean or self._calls >= self._rates.minimum_calls
+        self.since = tick * self._width if harmless else math.inf
+        self.until = (tick + 1) * self._width
+        return not clean and self._rates.exceeded(self._calls, self._failures, self._slow)
 
     def seen(self, now: float | None) -> tuple[int, int, int]:
-        passed = 0 if now is None else max(0, int(now / self._width) - self._tick)
+        self._enter_passed()
+        passed = 0 if now is None else max(0, math.floor(now / self._width) - self._tick)
         kept = [self._buckets[(self._tick - age) % _BUCKETS] for age in range(_BUCKETS - passed)]
         return sum(b[0] for b in kept), sum(b[1] for b in kept), sum(b[2] for b in kept)
+
+    def _enter_passed(self) -> None:
+        if self.passed:
+            self._buckets[self._tick % _BUCKETS][0] += self.passed
+            self._calls += self.passed
+            self.passed = 0
 
     def _roll(self, tick: int) -> None:
         """Make `tick` the newest bucket: drop those that are too old for it."""

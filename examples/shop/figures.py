@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from itertools import accumulate, pairwise
 
-__all__ = ["Answer", "Kind", "Side", "percentile", "share"]
+__all__ = ["Answer", "Kind", "Knock", "Side", "Window", "fullest", "percentile", "share"]
 
 
 class Kind(enum.Enum):
@@ -17,6 +19,7 @@ class Kind(enum.Enum):
     FRESH = "fresh"
     DEGRADED = "degraded"
     FAILED = "failed"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,39 @@ class Answer:
     late: float
 
 
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """One request of the greedy user, from when to when, in seconds of the day."""
+
+    sent: float
+    answered: float
+    status: int
+    """0 if there was no answer."""
+    told: int
+    """The Retry-After of the answer, 0 without."""
+    obedient: bool
+    """Sent exactly when the refusal before it had said."""
+
+    @property
+    def refused(self) -> bool:
+        """Refused by a limit."""
+        return self.status == HTTPStatus.TOO_MANY_REQUESTS
+
+    @property
+    def let_in(self) -> bool:
+        """Let in at the door, whatever came of it."""
+        return self.status != 0 and not self.refused
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Some time in which so many were let in, where `allowed` were allowed."""
+
+    seconds: float
+    let_in: int
+    allowed: float
+
+
 @dataclass(slots=True)
 class Side:
     """All that is known of one shop's day. Times are seconds of the day."""
@@ -43,7 +79,11 @@ class Side:
     states: list[tuple[float, str]] = field(default_factory=list)
     """When its breaker changed, and to what."""
     retries: int = 0
-    degraded_by: dict[str, int] = field(default_factory=dict)
+    degraded_by: Counter[str] = field(default_factory=Counter)
+    alone: int = 0
+    """How often its store did not answer in time."""
+    knocks: list[Knock] = field(default_factory=list)
+    """What the greedy user did."""
 
     def between(self, begin: float, end: float) -> list[Answer]:
         """The answers to those who came then, whenever they were answered."""
@@ -75,3 +115,17 @@ def percentile(answers: Iterable[Answer], p: float) -> float:
     """The time within which `p` of the answers came (nearest rank); nan if there are none."""
     times = sorted(answer.took for answer in answers)
     return times[math.ceil(p * len(times)) - 1] if times else math.nan
+
+
+def fullest(knocks: Iterable[Knock], allowed: Callable[[float], float]) -> Window | None:
+    """Of all windows the one in which the largest share of what is `allowed` in so many seconds was let in.
+
+    When exactly a request was let in is not known, only that it was between its being sent and answered: it
+    counts for the windows that hold all of that.
+    """
+    let_in = [knock for knock in knocks if knock.let_in]
+    windows = []
+    for begin in {knock.sent for knock in let_in}:
+        ends = sorted(knock.answered for knock in let_in if knock.sent >= begin)
+        windows += [Window(end - begin, n, allowed(end - begin)) for n, end in enumerate(ends, 1)]
+    return max(windows, key=lambda window: window.let_in / window.allowed, default=None)

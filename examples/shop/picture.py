@@ -36,16 +36,17 @@ _STYLE: dict[Any, Any] = {
 def draw(plain: Side, protected: Side, path: Path) -> None:
     """Draw both sides into `path`; its suffix says whether PNG or SVG."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 8.2), layout="constrained")
-        rows = figure.subplots(4, 1, sharex=True, height_ratios=[4, 4, 0.55, 2.2])
+        figure = Figure(figsize=(11, 9), layout="constrained")
+        rows = figure.subplots(5, 1, sharex=True, height_ratios=[4, 4, 0.55, 0.55, 2.2])
         for axes in rows:
             _shade(axes)
         _name_phases(rows[0])
         for axes, side in zip(rows, (plain, protected), strict=False):
             _answers(axes, side)
         _breaker(rows[2], protected)
-        _calls(rows[3], (plain, protected))
-        rows[3].set_xlabel("seconds of the day")
+        _greed(rows[3], protected)
+        _calls(rows[4], (plain, protected))
+        rows[4].set_xlabel("seconds of the day")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)
 
@@ -102,6 +103,20 @@ def _breaker(axes: Axes, side: Side) -> None:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_title("the breaker of the protected shop", loc="left", weight="bold", fontsize=11)
+    _legend(axes)
+
+
+def _greed(axes: Axes, side: Side) -> None:
+    """A stroke for each request of the greedy user: up if it was let in, down if not."""
+    for let_in, colour, name in ((True, _BLUE, "let in"), (False, _RED, "refused")):
+        times = [knock.sent for knock in side.knocks if knock.let_in is let_in]
+        axes.vlines(
+            times, 0, 1 if let_in else -1, color=colour, linewidth=1.2, label=f"{len(times)} {name}"
+        )
+    axes.set_ylim(-1.1, 1.1)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_title("the greedy user at the protected shop", loc="left", weight="bold", fontsize=11)
     _legend(axes)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from examples.shop.figures import Kind, Side, percentile, share
+from examples.shop.figures import Kind, Side, fullest, percentile, share
+from examples.shop.protection import AT_ONCE, PER_MINUTE
 from examples.shop.script import LENGTH, OUTAGE, RECOVERY, span
 
 __all__ = ["P99", "Promise", "promises"]
@@ -47,6 +48,8 @@ def promises(plain: Side, protected: Side) -> Iterator[Promise]:
         fresh = share(protected.between(begin, end), Kind.FRESH)
         yield Promise(text, f"{fresh:.2%}", fresh >= least)
 
+    yield from _limits(protected)
+
 
 def _breaker(protected: Side) -> Iterator[Promise]:
     down, up = span(OUTAGE)
@@ -61,4 +64,31 @@ def _breaker(protected: Side) -> Iterator[Promise]:
         f"breaker closed for good: ≤ {_SETTLED:g} s into the {RECOVERY}",
         f"{t - up:.2f} s" if state == "closed" else state,
         state == "closed" and t - up <= _SETTLED,
+    )
+
+
+def _limits(protected: Side) -> Iterator[Promise]:
+    window = fullest(protected.knocks, lambda seconds: AT_ONCE + PER_MINUTE / 60 * seconds)
+    yield Promise(
+        f"greedy user let in: ≤ {AT_ONCE} + {PER_MINUTE} a minute, in every window",
+        f"{window.let_in} of {window.allowed:.2f} in {window.seconds:.2f} s" if window else "never",
+        window is not None and window.let_in <= window.allowed,
+    )
+    back = [knock.let_in for knock in protected.knocks if knock.obedient]
+    yield Promise(
+        "greedy user, back exactly when told: ≥ 99 % let in",
+        f"{sum(back)} of {len(back)}",
+        bool(back) and sum(back) >= 0.99 * len(back),
+    )
+    told = [knock.told for knock in protected.knocks if knock.refused]
+    yield Promise(
+        "every refusal says when to come back: Retry-After ≥ 1",
+        f"{len(told)}, from {min(told)} to {max(told)} s" if told else "none",
+        bool(told) and min(told) >= 1,
+    )
+    others = sum(answer.kind is Kind.REFUSED for answer in protected.answers)
+    yield Promise(
+        "other visitors refused because of it: none",
+        f"{others} of {len(protected.answers)}",
+        bool(protected.answers) and others == 0,
     )

@@ -1,14 +1,30 @@
-"""What stands between the shop and its inventory: the whole of the protection is in this file."""
+"""What stands at the shop's door, and between it and its inventory: the whole of the protection is here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
 import httpx
+from starlette.middleware import Middleware
 
 import aresilience as ar
+from aresilience.asgi import Header, Limit, RateLimitMiddleware, RejectedMiddleware
 
-__all__ = ["Journal", "LastKnown", "Stock", "inventory_pipeline"]
+__all__ = [
+    "AT_ONCE",
+    "PER_MINUTE",
+    "REPLICAS",
+    "Journal",
+    "LastKnown",
+    "Stock",
+    "door",
+    "inventory_pipeline",
+]
+
+PER_MINUTE, AT_ONCE = 40, 10
+"""What a user may ask for. A token takes 1.5 s, so that a Retry-After rounded down would be found out."""
+REPLICAS = 2
+"""Processes of a shop that has its state on Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +60,31 @@ def _server_error(error: Exception) -> bool:
 _SICK = (httpx.TransportError, TimeoutError, _server_error)
 
 
-def inventory_pipeline(last_known: LastKnown) -> ar.Pipeline:
+def door(backend: ar.Backend, journal: Journal) -> list[Middleware]:
+    """At the door, from outside to inside: refusals become 429 or 503 with Retry-After, and two limits.
+
+    Whom a request is for says X-User, which is to be believed only because the gateway in front of a shop
+    writes it, whatever the client sent; who comes around the gateway is known by address.
+    """
+    common = ar.RateLimiter(
+        "200/s", name="shop", local_share=1 / REPLICAS, backend=backend, listeners=[journal]
+    )
+    per_user = ar.RateLimiter(
+        f"{PER_MINUTE}/min",
+        burst=AT_ONCE,
+        name="per-user",
+        local_share=1 / REPLICAS,  # of each process, while Redis is away
+        backend=backend,
+        listeners=[journal],
+    )
+    limits = [
+        Limit(common, key="", paths=["/products/*"], advertise=False),
+        Limit(per_user, key=Header("x-user"), paths=["/products/*"]),
+    ]
+    return [Middleware(RejectedMiddleware, timeouts=True), Middleware(RateLimitMiddleware, limits=limits)]
+
+
+def inventory_pipeline(last_known: LastKnown, backend: ar.Backend) -> ar.Pipeline:
     """Calls of the inventory: answered within 0.8 s, by it or from memory."""
     return ar.Pipeline.standard(
         fallback=ar.Fallback(last_known.recall, on=(*_SICK, ar.Rejected)),
@@ -60,10 +100,11 @@ def inventory_pipeline(last_known: LastKnown) -> ar.Pipeline:
         breaker=ar.CircuitBreaker(
             "inventory",
             failure_on=_SICK,
-            failure_rate=0.5,
+            failure_rate=0.6,
             window=ar.Window.seconds(0.8),
             minimum_calls=20,
             recovery_timeout=1.0,
+            backend=backend,
         ),
         attempt_timeout=ar.Timeout(0.3, name="inventory attempt"),
     )
@@ -78,6 +119,8 @@ class Journal:
     retries: int = 0
     degraded: dict[str, int] = field(default_factory=dict)
     """How often which error was answered from memory."""
+    alone: int = 0
+    """How often Redis did not answer in time."""
 
     def __call__(self, event: ar.Event) -> None:
         match event:
@@ -88,3 +131,5 @@ class Journal:
             case ar.FallbackUsed():
                 why = type(event.error).__name__
                 self.degraded[why] = self.degraded.get(why, 0) + 1
+            case ar.StoreDegraded():
+                self.alone += 1

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.table import Table
 
-from examples.shop.figures import Answer, Kind, Side, percentile, share
+from examples.shop.figures import Answer, Kind, Knock, Side, percentile, share
 from examples.shop.promises import Promise
+from examples.shop.protection import AT_ONCE, PER_MINUTE
 from examples.shop.script import DAY, OUTAGE, span
 
-__all__ = ["by_phase", "events", "promised", "punctuality", "side_by_side"]
+__all__ = ["by_phase", "events", "greed", "promised", "punctuality", "side_by_side"]
 
 
 def side_by_side(console: Console, sides: list[Side]) -> None:
@@ -29,6 +30,7 @@ def side_by_side(console: Console, sides: list[Side]) -> None:
         "  fresh": [count(side, Kind.FRESH) for side in sides],
         "  degraded (from memory)": [count(side, Kind.DEGRADED) for side in sides],
         "  failed": [count(side, Kind.FAILED) for side in sides],
+        "  refused": [count(side, Kind.REFUSED) for side in sides],
         "answered": [f"{share(side.answers, Kind.FRESH, Kind.DEGRADED):.1%}" for side in sides],
         "p50": [_ms(percentile(side.answers, 0.5)) for side in sides],
         "p99": [_ms(percentile(side.answers, 0.99)) for side in sides],
@@ -61,12 +63,32 @@ def by_phase(console: Console, sides: list[Side]) -> None:
     console.print(table)
 
 
+def greed(console: Console, sides: list[Side]) -> None:
+    """What the greedy user did, and got."""
+    title = f"the greedy user (protected: at most {AT_ONCE} at once and {PER_MINUTE} a minute)"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for side in sides:
+        table.add_column(side.name, justify="right")
+    rows: dict[str, Callable[[Knock], bool]] = {
+        "requests": lambda knock: True,
+        "  let in": lambda knock: knock.let_in,
+        "  refused (429)": lambda knock: knock.refused,
+        "came back exactly when told": lambda knock: knock.obedient,
+        "  let in then": lambda knock: knock.obedient and knock.let_in,
+    }
+    for name, of_these in rows.items():
+        table.add_row(name, *(str(sum(map(of_these, side.knocks))) for side in sides))
+    console.print(table)
+
+
 def events(console: Console, side: Side) -> None:
     """What its policies did."""
-    reasons = sorted(side.degraded_by.items(), key=lambda item: -item[1])
-    why = ", ".join(f"{error} {count}" for error, count in reasons)
+    why = ", ".join(f"{error} {count}" for error, count in side.degraded_by.most_common())
     told = f"{side.retries} retries; from memory because of {why or 'nothing'}"
     console.print(f"[bold]{side.name}:[/] {told}", highlight=False)
+    if side.alone:
+        console.print(f"[yellow]Redis did not answer in time {side.alone} times[/]", highlight=False)
 
 
 def punctuality(console: Console, sides: list[Side]) -> None:

@@ -9,30 +9,34 @@ from dataclasses import asdict
 
 import httpx
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import aresilience as ar
-from examples.shop.protection import Journal, LastKnown, Stock, inventory_pipeline
+from examples.shop.protection import Journal, LastKnown, Stock, door, inventory_pipeline
 from examples.shop.serve import serve
 
 __all__ = ["Shop"]
 
 
 class Shop:
-    """One shop, protected or not: the only difference is the pipeline around `ask`."""
+    """One shop, protected or not: the difference is the pipeline around `ask`, and the door."""
 
-    def __init__(self, inventory_url: str, *, protected: bool) -> None:
+    def __init__(self, inventory_url: str, backend: ar.Backend, *, protected: bool) -> None:
         # As most services have it: the defaults of httpx, 5 s and 100 connections.
         self._inventory = httpx.AsyncClient(base_url=inventory_url, trust_env=False)
+        self._backend = backend
         self._last_known = LastKnown()
         self._journal = Journal()
         self._stock_of: Callable[[str], Awaitable[Stock]] = self.ask
+        self._door: list[Middleware] = []
         if protected:
-            pipeline = inventory_pipeline(self._last_known)
+            pipeline = inventory_pipeline(self._last_known, backend)
             pipeline.listen(self._journal)
             self._stock_of = pipeline.wrap(self.ask)
+            self._door = door(backend, self._journal)
 
     async def ask(self, sku: str) -> Stock:
         """What the inventory says, from the inventory."""
@@ -44,7 +48,7 @@ class Shop:
     async def product(self, request: Request) -> Response:
         try:
             stock = await self._stock_of(request.path_params["sku"])
-        except (httpx.HTTPError, ar.AresilienceError) as error:
+        except httpx.HTTPError as error:
             return JSONResponse({"error": type(error).__name__}, status_code=502)
         return JSONResponse(asdict(stock))
 
@@ -53,12 +57,13 @@ class Shop:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        async with self._inventory:
+        async with self._inventory, self._backend:
             yield
 
     def app(self) -> Starlette:
         return Starlette(
             routes=[Route("/products/{sku}", self.product), Route("/events", self.events)],
+            middleware=self._door,
             lifespan=self.lifespan,
         )
 
@@ -67,5 +72,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--inventory", required=True)
     parser.add_argument("--protected", action="store_true")
+    parser.add_argument("--url", default="memory://", help="where state is kept")
+    parser.add_argument("--prefix", default="shop", help="of its keys there")
     options = parser.parse_args()
-    serve(Shop(options.inventory, protected=options.protected).app())
+    backend = ar.connect(options.url, prefix=options.prefix)
+    serve(Shop(options.inventory, backend, protected=options.protected).app())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -14,11 +15,12 @@ import httpx
 
 from examples.shop.figures import Answer, Kind
 
-__all__ = ["PATIENCE", "Visit", "send", "visits"]
+__all__ = ["PATIENCE", "PRODUCTS", "Visit", "send", "visits"]
 
 PATIENCE = 6.0
 """Seconds that a visitor waits before giving up."""
-_PRODUCTS = [f"{kind}-{size}" for kind in ("hat", "sock", "glove", "scarf") for size in ("s", "m", "l")]
+PRODUCTS = [f"{kind}-{size}" for kind in ("hat", "sock", "glove", "scarf") for size in ("s", "m", "l")]
+_USERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Visit:
 
     at: float
     sku: str
+    user: str
 
 
 def visits(rate: float, seconds: float, seed: int) -> list[Visit]:
@@ -34,15 +37,19 @@ def visits(rate: float, seconds: float, seed: int) -> list[Visit]:
     chance = random.Random(seed)
     plan, t = [], chance.expovariate(rate)
     while t < seconds:
-        plan.append(Visit(t, chance.choice(_PRODUCTS)))
+        plan.append(Visit(t, chance.choice(PRODUCTS), f"visitor {chance.randrange(_USERS)}"))
         t += chance.expovariate(rate)
     return plan
 
 
 async def send(
-    plan: Iterable[Visit], shops: dict[str, str], begins: float, answered: Callable[[str, Answer], None]
+    plan: Iterable[Visit],
+    shops: dict[str, list[str]],
+    begins: float,
+    answered: Callable[[str, Answer], None],
 ) -> None:
-    """Send each visit to every shop at its time; `answered` is told the shop's name and what it got."""
+    """Send each visit to every shop at its time, to the processes of a shop by turns; `answered` is told the
+    shop's name and what the visitor got."""
 
     async def one(connections: _Connections, name: str, visit: Visit) -> None:
         late = time.monotonic() - begins - visit.at
@@ -52,12 +59,15 @@ async def send(
         answered(name, Answer(visit.at, time.monotonic() - begins - visit.at, kind, late))
 
     async with contextlib.AsyncExitStack() as stack:
-        fronts = {name: await stack.enter_async_context(_Connections(url)) for name, url in shops.items()}
+        fronts = {
+            name: itertools.cycle([await stack.enter_async_context(_Connections(url)) for url in urls])
+            for name, urls in shops.items()
+        }
         visiting = await stack.enter_async_context(asyncio.TaskGroup())
         for visit in plan:
             await asyncio.sleep(max(0.0, begins + visit.at - time.monotonic()))
-            for name, connections in fronts.items():
-                visiting.create_task(one(connections, name, visit))
+            for name, processes in fronts.items():
+                visiting.create_task(one(next(processes), name, visit))
 
 
 class _Connections:
@@ -99,9 +109,11 @@ class _Connections:
 async def _visit(client: httpx.AsyncClient, visit: Visit, until: float) -> Kind:
     try:
         async with asyncio.timeout_at(until):
-            response = await client.get(f"/products/{visit.sku}")
+            response = await client.get(f"/products/{visit.sku}", headers={"X-User": visit.user})
     except (httpx.HTTPError, TimeoutError):
         return Kind.FAILED
+    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        return Kind.REFUSED
     if response.status_code != httpx.codes.OK:
         return Kind.FAILED
     return Kind.DEGRADED if response.json()["degraded"] else Kind.FRESH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable
 from typing import Any
@@ -228,6 +229,40 @@ async def test_a8_no_part_of_the_body_is_lost(parts: tuple[bytes, ...], begin: A
     assert (read, kinds) == (list(parts), ["http.disconnect"])
 
 
+async def test_a8_once_inside_nothing_is_read_ahead(scope_of: Any, line: Any) -> None:
+    """A8: a part that comes after the wait is over is the application's; the next one waits until asked for."""
+    bulkhead = ar.Bulkhead(1, max_waiting=1)
+    sent, read_on = asyncio.Event(), asyncio.Event()
+    asked = 0
+
+    async def receive() -> Any:
+        nonlocal asked
+        asked += 1
+        await sent.wait()
+        return {"type": "http.request", "body": b"%d" % asked, "more_body": False}
+
+    read: list[bytes] = []
+
+    async def reader(scope: Any, receive: Any, send: Any) -> None:
+        read.append((await receive())["body"])
+        await read_on.wait()
+        read.append((await receive())["body"])
+
+    async with asyncio.TaskGroup() as group:
+        async with bulkhead:
+            group.create_task(
+                BulkheadMiddleware(reader, bulkhead=bulkhead)(scope_of(), receive, line().send)
+            )
+            await settle()
+        await settle()
+        assert (read, asked) == ([], 1)
+        sent.set()
+        await settle()
+        assert (read, asked) == ([b"1"], 1)
+        read_on.set()
+    assert read == [b"1", b"2"]
+
+
 async def test_a8_an_application_that_stops_listening_can_listen_again(begin: Any) -> None:
     """A8: a receive that was cancelled (a framework polls that way) loses nothing of what comes later."""
     bulkhead = ar.Bulkhead(1, max_waiting=1)
@@ -255,21 +290,46 @@ async def test_a8_an_application_that_stops_listening_can_listen_again(begin: An
 async def test_a8_an_error_of_the_server_is_the_applications_to_see(scope_of: Any, line: Any) -> None:
     """A8: what the server's receive raises while the request waits is raised where it is received."""
     bulkhead = ar.Bulkhead(1, max_waiting=1)
+    asked: list[Any] = []
 
     async def broken() -> Any:
-        raise RuntimeError("protocol error")
+        asked.append(None)
+        raise RuntimeError(f"protocol error {len(asked)}")
 
     async def reader(scope: Any, receive: Any, send: Any) -> None:
         await receive()
 
     async def silent(scope: Any, receive: Any, send: Any) -> None: ...
 
-    for app, expected in [(reader, "protocol error"), (silent, None)]:
+    for app, expected in [(reader, "protocol error 1"), (silent, None)]:
+        wrapped = BulkheadMiddleware(app, bulkhead=bulkhead)
         async with asyncio.TaskGroup() as group, bulkhead:
-            wrapped = BulkheadMiddleware(app, bulkhead=bulkhead)
             task = group.create_task(_error_of(wrapped(scope_of(), broken, line().send)))
             await settle()
         assert task.result() == expected
+
+
+async def test_a8_a_receive_that_fails_when_it_is_called_off_is_nobodys_error(begin: Any, ok: Any) -> None:
+    """A8: the application has ended without asking for more: no complaint about a task that nobody awaited."""
+    bulkhead = ar.Bulkhead(1, max_waiting=1)
+    unseen: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
+
+    async def sour() -> Any:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RuntimeError("called off") from None
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await BulkheadMiddleware(ok, bulkhead=bulkhead)(scope, sour, send)
+
+    async with bulkhead:
+        client, task = await begin(app, "/a")
+    await task
+    assert client.answer.status == 200
+    gc.collect()
+    assert unseen == []
 
 
 async def _error_of(awaitable: Any) -> str | None:
@@ -406,6 +466,22 @@ async def test_under_a_rejected_middleware_its_options_answer(ask: Any, ok: Any)
     async with bulkhead:
         assert (await ask(app)).headers["retry-after"] == "9"
         assert (await ask(degraded)).status == 200
+
+
+async def test_a_degraded_way_through_the_same_bulkhead_needs_a_permit(ask: Any, ok: Any) -> None:
+    """The permit went back when the application failed: who comes by again has to have one."""
+    bulkhead = ar.Bulkhead(1)
+    running: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        running.append(bulkhead.running)
+        if len(running) == 1:
+            raise ar.CircuitOpen
+        await ok(scope, receive, send)
+
+    guarded = BulkheadMiddleware(app, bulkhead=bulkhead)
+    answer = await ask(RejectedMiddleware(guarded, degrade=lambda scope, error: guarded))
+    assert (answer.status, running) == (200, [1, 1])
 
 
 async def test_the_ambient_deadline_ends_the_wait(begin: Any) -> None:

@@ -47,6 +47,7 @@ def test_t7_the_prefix_can_be_chosen() -> None:
     assert who(ClientIP(ipv6_prefix=48), peer=peer) == "2001:db8:1::/48"
     assert who(ClientIP(ipv6_prefix=128), peer=peer) == "2001:db8:1:2:3:4:5:6"
     assert who(ClientIP(ipv6_prefix=1), peer=peer) == "::/1"
+    assert who(ClientIP(ipv6_prefix=128), peer=("fe80::1%eth0", 1)) == "fe80::1"
     assert who(ClientIP(ipv6_prefix=1), peer=("203.0.113.7", 1)) == "203.0.113.7"
 
 

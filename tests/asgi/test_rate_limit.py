@@ -149,7 +149,7 @@ async def test_costs(ask: Any, ok: Any) -> None:
 
 async def test_t13_the_wait_is_capped(ask: Any, ok: Any) -> None:
     """T13: a limit by the week does not send anybody away for longer than the most that is told."""
-    app = RateLimitMiddleware(ok, limits=[per_client("1/week")], max_retry_after=3600)
+    app = RateLimitMiddleware(ok, limits=[per_client("1/week")], max_retry_after=3600.9)
     await ask(app)
     answer = await ask(app)
     assert answer.headers["retry-after"] == "3600"
@@ -347,7 +347,9 @@ async def test_shadow_mode_refuses_nobody(ask: Any, ok: Any) -> None:
     assert len(recorder.of(ar.CallRejected)) == 2
 
 
-@pytest.mark.xfail(reason="acquire_all waits for what a limiter in shadow mode would refuse; fixed? drop this")
+@pytest.mark.xfail(
+    reason="acquire_all waits for what a limiter in shadow mode would refuse; fixed? drop this"
+)
 async def test_shadow_mode_beside_another_limit(ask: Any, ok: Any) -> None:
     """In shadow mode it neither refuses nor delays, among other limits too."""
     recorder = Recorder()

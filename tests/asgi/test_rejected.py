@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 import aresilience as ar
-from aresilience.asgi import Problem, RejectedMiddleware, as_problem
+from aresilience.asgi import BulkheadMiddleware, Problem, RejectedMiddleware, as_problem
 from aresilience.errors import BackendError, NotSent, Rejected
 from aresilience.limiter import RateLimited, RateLimiter
 
@@ -222,6 +223,22 @@ async def test_nested_ones_answer_once(ask: Any, ok: Any) -> None:
     inner = RejectedMiddleware(raising(ar.CircuitOpen()), default_retry_after=7)
     answer = await ask(RejectedMiddleware(inner, degrade=lambda scope, error: ok))
     assert (answer.status, answer.headers["retry-after"]) == (503, "7")
+
+
+async def test_its_options_hold_for_what_is_inside_it(ask: Any, ok: Any) -> None:
+    """When the inner of two has ended, the outer's options hold again."""
+    full = ar.Bulkhead(1)
+    inner = RejectedMiddleware(raising(ValueError()), default_retry_after=7)
+    beside = BulkheadMiddleware(ok, bulkhead=full)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with suppress(ValueError):
+            await inner(scope, receive, send)
+        await beside(scope, receive, send)
+
+    async with full:
+        answer = await ask(RejectedMiddleware(app, default_retry_after=2))
+    assert answer.headers["retry-after"] == "2"
 
 
 async def test_a_websocket_is_refused_before_it_is_accepted(ask: Any) -> None:

@@ -47,6 +47,7 @@ def test_a12_the_decoded_path_counts() -> None:
         ("/api/", "/api/", "/"),
         ("/apix/orders", "/api", "/apix/orders"),
         ("/orders", "/api", "/orders"),
+        ("/web/orders", "/api", "/web/orders"),
         ("/api//orders", "/api", "/orders"),
     ],
 )

@@ -199,9 +199,11 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("run", RUNS)
+COLLECTED = "del backend, unlisten; gc.collect(); await asyncio.sleep(0.05)"
+
+
 @pytest.mark.parametrize(
-    "forget", ["pass", "del backend, unlisten; gc.collect(); await asyncio.sleep(0.05)"]
+    ("run", "forget"), [*((run, "pass") for run in RUNS), ("a loop that is closed", COLLECTED)]
 )
 def test_r19_a_backend_that_nobody_closed_makes_one_kind_of_noise(
     redis_server: RedisServer, run: str, forget: str

@@ -27,7 +27,7 @@ from aresilience.testing.proxy import FaultProxy
 pytestmark = [pytest.mark.redis, pytest.mark.real_time]
 
 COUNT = Script("count", "return {tonumber(ARGV[1]), redis.call('INCR', KEYS[1])}")
-SLACK = 0.15
+SLACK = 0.4
 
 
 def on(url: str, deadline: float = 0.2) -> RedisBackend:

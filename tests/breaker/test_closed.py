@@ -206,8 +206,8 @@ async def test_a_window_of_time_forgets_and_the_breaker_with_it() -> None:
 @every_way
 async def test_a_long_call_is_credited_to_where_it_began(way: Way) -> None:
     """A result that comes in with the window already past its call's beginning counts nowhere (gobreaker)."""
-    breaker = make(window=Window.seconds(1), minimum_calls=1)
-    assert await play(breaker, way, "GG") == "--"
+    breaker = make(window=Window.seconds(1), minimum_calls=1, failure_if=lambda result: result == "bad")
+    assert await play(breaker, way, "GSZ") == "---"
     assert (breaker.state, breaker.snapshot().calls) == (CLOSED, 0)
     assert await play(breaker, way, "F") == "-"
     assert breaker.state is OPEN

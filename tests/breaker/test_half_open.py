@@ -316,10 +316,12 @@ async def test_a_probe_of_round_one_does_not_decide_round_two(way: Way, late: Ca
     await until(24)
     new = await start(breaker, way, hang)
     assert (breaker.snapshot().circuit, breaker.snapshot().probes) == (HALF_OPEN, 1)
+    last = breaker.snapshot().last_failure
     gate.set()
     await asyncio.wait([old])
     assert old.cancelled() or old.exception() or old.result()
     assert (breaker.snapshot().circuit, breaker.snapshot().probes) == (HALF_OPEN, 1)
+    assert breaker.snapshot().last_failure is last
     new.cancel()
     await asyncio.wait([new])
 

@@ -329,6 +329,19 @@ def test_every_change_is_a_new_generation() -> None:
     assert generations == [1, 1, 2, 2, 2, 3, 4, 5]
 
 
+def test_a_probe_is_known_by_its_generation() -> None:
+    """A probe's number may come again, in a process that decided alone; its generation tells them apart."""
+    circuit = Circuit(rules())
+    circuit.trip(0, 0, 0.0)
+    probe = circuit.admit(30, 0.0)
+    assert isinstance(probe, Probe)
+    for generation in (probe.generation - 1, probe.generation + 1):
+        circuit.record(Probe(probe.id, generation), 31, 0.0, False)
+        assert (circuit.state, circuit.probes) == (HALF_OPEN, 1)
+    circuit.record(probe, 31, 0.0, False)
+    assert (circuit.state, circuit.probes) == (OPEN, 0)
+
+
 def test_what_can_be_seen_without_asking() -> None:
     """Looking changes nothing: an open circuit whose time is over shows as half-open and stays open."""
     circuit = Circuit(rules())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from math import nextafter
 
@@ -19,19 +19,27 @@ ANY = Rates(1.0, 1.0, 10**9)
 """Rates that open nothing."""
 
 
+def enter(counts: Counts, began: float, now: float, *, failed: bool, slow: bool) -> bool:
+    """Count a call as a breaker does: a good one in the known span only raises `passed`."""
+    if failed or slow:
+        return counts.add(began, now, failed=failed, slow=slow)
+    if counts.since <= began and now < counts.until:
+        counts.passed += 1
+        return False
+    return counts.good(began, now)
+
+
 def play(counts: Counts, rows: Sequence[Row]) -> None:
     """Add each row's result (ok, failed, slow, both), begun and ended at its times, and compare."""
     for now, began, result, opens, seen in rows:
         failed, slow = result in ("failed", "both"), result in ("slow", "both")
-        token = counts.begin(began)
-        answer = counts.add(token, now, failed=failed, slow=slow)
+        answer = enter(counts, began, now, failed=failed, slow=slow)
         assert (now, result, answer, counts.seen(now)) == (now, result, opens, seen)
 
 
 def add(counts: Counts, results: str, now: float = 0.0) -> list[bool]:
     """Add results, a letter each: `.` ok, `F` failed, `S` slow, `B` both."""
-    token = counts.begin(now)
-    return [counts.add(token, now, failed=r in "FB", slow=r in "SB") for r in results]
+    return [enter(counts, now, now, failed=r in "FB", slow=r in "SB") for r in results]
 
 
 @pytest.mark.parametrize(
@@ -140,27 +148,43 @@ def test_a_window_of_calls_wraps_around() -> None:
 @given(size=st.integers(1, 7), results=st.text(alphabet=".FSB", max_size=40))
 @settings(deadline=None, max_examples=100)
 def test_a_window_of_calls_is_the_last_calls(size: int, results: str) -> None:
-    """What is counted is always the last `size` letters; spotless only if one more success is nothing new."""
+    """What is counted is always the last `size` letters."""
     counts = CallCounts(size, ANY)
     for k, letter in enumerate(results, 1):
         add(counts, letter)
         last = results[max(0, k - size) : k]
         known = len(last), sum(r in "FB" for r in last), sum(r in "SB" for r in last)
         assert counts.seen(None) == known
-        assert counts.spotless == (last == "." * size)
 
 
-def test_a_success_is_left_out_only_where_it_changes_nothing() -> None:
-    """`spotless` says when a success need not be added; a window over time always needs it."""
-    streak, timed = StreakCounts(3), TimeCounts(10.0, ANY)
-    assert streak.spotless
-    add(streak, "F")
-    assert not streak.spotless
-    add(streak, ".")
-    assert streak.spotless
-    assert not timed.spotless
-    add(timed, "." * 100)
-    assert not timed.spotless
+KINDS: dict[str, Callable[[], Counts]] = {
+    "streak": lambda: StreakCounts(3),
+    "calls": lambda: CallCounts(5, Rates(0.5, 0.7, 3)),
+    "time": lambda: TimeCounts(10.0, Rates(0.5, 0.7, 3)),
+}
+MOMENTS = st.sampled_from([0.0, 0.0, 0.5, 1.0, nextafter(1.0, 0), 3.0, 10.0, 11.0, -2.0, -40.0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    steps=st.lists(
+        st.tuples(MOMENTS, st.sampled_from([0.0, 0.5, 2.0, 12.0]), st.sampled_from(".....FSB")), max_size=60
+    )
+)
+@settings(deadline=None, max_examples=200)
+def test_the_cheap_way_counts_like_the_long_one(kind: str, steps: list[tuple[float, float, str]]) -> None:
+    """Raising `passed` where that is enough gives the same answers and the same counts as adding every call."""
+    cheap, long = KINDS[kind](), KINDS[kind]()
+    now = 50.0
+    for gap, took, letter in steps:
+        now += gap
+        failed, slow = letter in "FB", letter in "SB"
+        answers = (
+            enter(cheap, now - took, now, failed=failed, slow=slow),
+            long.add(now - took, now, failed=failed, slow=slow),
+        )
+        assert answers[0] == answers[1]
+        assert cheap.seen(None) == long.seen(None)
 
 
 def test_a_window_of_time_rolls_by_tenths() -> None:
@@ -254,7 +278,7 @@ def test_a_window_of_time_is_the_calls_of_the_last_ticks(steps: list[Step]) -> N
     for passed, took, failed in steps:
         now += passed
         log.append((now - took, failed))
-        counts.add(counts.begin(now - took), now, failed=failed, slow=False)
+        enter(counts, now - took, now, failed=failed, slow=False)
         known = [failed for began, failed in log if began // 1 > now // 1 - 10]
         assert counts.seen(now) == (len(known), sum(known), 0)
 

@@ -246,6 +246,26 @@ async def test_a_task_groups_cancel_is_not_retried(form: Form) -> None:
     assert asyncio.get_running_loop().time() == 2.0
 
 
+@FORMS
+async def test_somebody_elses_cancel_is_an_error_like_any_other(form: Form) -> None:
+    """Where what the call waited for was cancelled, not this task, its error is retried."""
+    made = 0
+
+    async def waits_for_another() -> None:
+        nonlocal made
+        made += 1
+        other = asyncio.ensure_future(slow())
+        asyncio.get_running_loop().call_later(1, other.cancel)
+        try:
+            await other
+        except asyncio.CancelledError:
+            raise ConnectionError("the connection attempt was called off") from None
+
+    with pytest.raises(ConnectionError):
+        await form(ar.Retry(on=ConnectionError), waits_for_another)
+    assert made == 3
+
+
 # --- a TaskGroup that fails: before Python 3.13 it leaves Task.cancelling() raised (python/cpython#116720) ---
 
 
@@ -314,6 +334,24 @@ async def test_the_deadline_holds_after_a_task_group_that_failed(form: Form) -> 
     with pytest.raises(ar.TimedOut):
         await form(ar.Retry(on=ConnectionError, backoff=ar.Backoff.constant(1), deadline=5), call)
     assert (made, asyncio.get_running_loop().time()) == (2, 5.0)
+
+
+@FORMS
+async def test_an_error_that_is_its_own_cause(form: Form) -> None:
+    """Looking for a cancel behind an error comes to an end, whatever the error names as its cause."""
+    with pytest.raises(ExceptionGroup):
+        await fails_in_a_group()
+    made = 0
+
+    async def call() -> None:
+        nonlocal made
+        made += 1
+        error = ConnectionError()
+        raise error from error
+
+    with pytest.raises(ConnectionError):
+        await form(ar.Retry(on=ConnectionError), call)
+    assert made == 3
 
 
 async def test_polling_goes_on_after_a_task_group_that_failed_before() -> None:

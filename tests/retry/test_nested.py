@@ -154,7 +154,12 @@ async def test_the_outer_history_stays_where_the_outer_one_retries() -> None:
         "aresilience: outer gave up after 4 attempts"
     ]
     assert [event.reason for event in recorder.of(ar.RetryGaveUp)] == [ar.StopReason.NESTED] * 4
-    assert [a.number for a in ar.retry_history(caught.value)] == [1, 2, 3, 4]
+    history = ar.retry_history(caught.value)
+    assert [a.number for a in history] == [1, 2, 3, 4]
+    for attempt in history[:-1]:  # what has been retried since is no end
+        assert attempt.error is not None
+        assert ar.retry_history(attempt.error) == ()
+        assert attempt.error.__notes__ == []
 
 
 @pytest.mark.parametrize("nested", ["outer", "inner"])

@@ -8,7 +8,7 @@ hand out other callers' replies), and the protocol is RESP2. Reading from replic
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -117,7 +117,7 @@ def from_url(url: str) -> Address:
     rest = [(n, v) for n, v in query if not n.startswith("sentinel_")]
     options = _read(f"{scheme}://{credentials}@h/{''.join(path)}", rest, connection_class)
     options.update(host=nodes[0][0], port=nodes[0][1])
-    listed = ",".join(f"{host}:{port}" for host, port in nodes)
+    listed = _places(nodes)
     if kind == "sentinel":
         sentinel_options = _read(f"{scheme}://h", of_sentinels, connection_class)
         shown = f"{parts.scheme}://{listed}/{service}/{options.get('db', 0)}"
@@ -141,7 +141,7 @@ def from_client(client: object) -> Address:
         options.pop("redis_connect_func", None)  # it would allow a node to answer as a replica
         options = {n: v for n, v in options.items() if n in _parameters(connection_class)}
         nodes = tuple((node.host, int(node.port)) for node in client.nodes_manager.startup_nodes.values())
-        shown = f"{_scheme(connection_class)}+cluster://" + ",".join(f"{h}:{p}" for h, p in nodes)
+        shown = f"{_scheme(connection_class)}+cluster://{_places(nodes)}"
         return Address("cluster", shown, nodes, "", connection_class, options)
     if not isinstance(client, Redis):
         kind = type(client)
@@ -159,7 +159,7 @@ def from_client(client: object) -> Address:
         nodes = tuple(
             (str(p.connection_kwargs["host"]), int(p.connection_kwargs.get("port", 26379))) for p in pools
         )
-        listed = ",".join(f"{h}:{p}" for h, p in nodes)
+        listed = _places(nodes)
         shown = (
             f"{_scheme(connection_class)}+sentinel://{listed}/{pool.service_name}/{options.get('db') or 0}"
         )
@@ -177,8 +177,8 @@ def from_client(client: object) -> Address:
     if "path" in options:
         shown = f"unix://{options['path']} db {db}"
     else:
-        where = f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-        shown = f"{_scheme(connection_class)}://{where}/{db}"
+        where = (str(options.get("host", "localhost")), int(options.get("port", 6379)))
+        shown = f"{_scheme(connection_class)}://{_places([where])}/{db}"
     return Address("single", shown, (), "", connection_class, options)
 
 
@@ -213,6 +213,10 @@ def _node(text: str, default_port: int) -> tuple[str, int]:
         return parts.hostname or "localhost", parts.port or default_port
     except ValueError:  # without the text: it may be a part of a password
         raise ConfigurationError(f"cannot read the hosts of this URL; its form is {_FORMS}") from None
+
+
+def _places(nodes: Sequence[tuple[str, int]]) -> str:
+    return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in nodes)
 
 
 def _scheme(connection_class: type[AbstractConnection]) -> str:

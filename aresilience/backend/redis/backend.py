@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
@@ -21,6 +22,8 @@ from aresilience.backend.redis.wakeups import Wakeups
 __all__ = ["RedisBackend"]
 
 T = TypeVar("T")
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 class RedisBackend(Backend):
@@ -145,10 +148,11 @@ class RedisBackend(Backend):
         Whatever users put into names and keys (braces, line ends, ten megabytes) is hashed. Keys with the
         same `tag` share a slot; without one a key has the slot of its parts.
         """
-        text = "".join(f"{len(part)}:{part}" for part in parts)
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        digest = _digest("".join(f"{len(part)}:{part}" for part in parts))
         if tag is None:
             return f"{self.prefix}:{kind}:{{{digest}}}".encode()
+        if not _PLAIN.fullmatch(tag):  # a brace would end it early, and an empty one is none
+            tag = _digest(tag)
         return f"{self.prefix}:{kind}:{{{tag}}}:{digest}".encode()
 
     def slot(self, key: bytes) -> int:
@@ -193,3 +197,7 @@ class RedisBackend(Backend):
         if getattr(self, "_routes", None) is not None and self._pid == os.getpid():  # not a forked child's
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
             self._abandon()
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

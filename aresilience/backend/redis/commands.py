@@ -23,7 +23,7 @@ from aresilience.errors import BackendError
 if TYPE_CHECKING:
     from aresilience.backend.redis.link import Link
 
-__all__ = ["Argument", "Batch", "Call", "Detour", "Plain", "Request", "Rider", "Undo", "Verdict"]
+__all__ = ["Argument", "Asking", "Batch", "Call", "Detour", "Plain", "Request", "Rider", "Undo", "Verdict"]
 
 Argument: TypeAlias = str | bytes | int
 Undo: TypeAlias = Callable[[Any], None]
@@ -101,6 +101,27 @@ class Plain:
     def fail(self, error: BackendError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class Asking:
+    """The ASKING before a request, in the same write: whatever the answer, the request's own decides."""
+
+    DATA = bytes(pack_command(("ASKING",)))
+
+    sent = True
+    detour: Detour | None = None
+    link: Link
+
+    def wanted(self) -> bool:
+        return False
+
+    def pack(self) -> bytes:
+        return self.DATA
+
+    def answer(self, reply: Any) -> Verdict:
+        return Verdict.DONE
+
+    def fail(self, error: BackendError) -> None: ...
 
 
 class _Scripted:

@@ -14,11 +14,27 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 
 from aresilience.errors import BackendError, ConfigurationError, CorruptState, NotSent, Refused
 
-__all__ = ["MAX_CLIENTS", "StrayReplyError", "another", "code_of", "not_sent", "refused", "text_of"]
+__all__ = [
+    "MAX_CLIENTS",
+    "StrayReplyError",
+    "another",
+    "code_of",
+    "is_reply",
+    "not_sent",
+    "refused",
+    "text_of",
+]
 
 E = TypeVar("E", bound=BackendError)
 
@@ -86,6 +102,12 @@ def not_sent(error: Exception) -> BackendError:
     if isinstance(error, RedisError) and text.startswith("LOADING"):
         return Refused(f"Redis refused: {text}")
     return NotSent(f"no connection to Redis: {text or type(error).__name__}")
+
+
+def is_reply(error: RedisError) -> bool:
+    """Whether an error from reading is the server's answer, rather than the connection's end."""
+    # NOAUTH and LOADING are ConnectionErrors in redis-py, and answers all the same.
+    return isinstance(error, ResponseError | BusyLoadingError | AuthenticationError | AuthorizationError)
 
 
 def another(error: E) -> E:

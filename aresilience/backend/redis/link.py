@@ -21,23 +21,17 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
 
-from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisError
 
 from aresilience.backend.redis.address import hang_up
-from aresilience.backend.redis.commands import Detour, Request, Verdict
+from aresilience.backend.redis.commands import Asking, Detour, Request, Verdict
 from aresilience.backend.redis.errors import (
     MAX_CLIENTS,
     StrayReplyError,
     another,
     code_of,
+    is_reply,
     not_sent,
     refused,
 )
@@ -49,7 +43,6 @@ __all__ = ["Link"]
 _PAUSE = 0.02
 """Before what the server will run a little later is sent again."""
 _LATER = ("LOADING", "TRYAGAIN")
-_ASKING = bytes(pack_command(("ASKING",)))
 
 
 class Link:
@@ -269,8 +262,8 @@ class Link:
                 request.fail(NotSent(f"what cannot be put into bytes: {error}"))
                 continue
             if request.detour is not None and request.detour.asking:
-                packed.append(_ASKING)
-                self._flight.append(_Asking())
+                packed.append(Asking.DATA)
+                self._flight.append(Asking())
             packed.append(data)
             request.sent = True
             self._flight.append(request)
@@ -287,7 +280,7 @@ class Link:
             try:
                 reply: Any = await connection.read_response(disconnect_on_error=False)
             except RedisError as error:
-                if not _is_reply(error):
+                if not is_reply(error):
                     raise
                 reply = error
             self._heard = self._loop.time()
@@ -320,13 +313,18 @@ class Link:
         """Whether the server did not run the request, and it is sent elsewhere or later."""
         if self._redirect is not None and self._redirect(request, error):
             return True
-        if code_of(error) not in _LATER:
+        if code_of(error) not in _LATER or not self._has_time_for_another_try(request):
             return False
         request.sent = False
         request.detour = request.detour or Detour()
         request.detour.excuse = refused(error)
         self._loop.call_later(_PAUSE, self._again, request)
         return True
+
+    def _has_time_for_another_try(self, request: Request) -> bool:
+        """With less, it would be in flight when its deadline comes, and unknown instead of refused."""
+        entry = self._timers.entries.get(id(request))
+        return entry is not None and entry[0] - self._loop.time() > 2 * _PAUSE
 
     def _again(self, request: Request) -> None:
         """Send once more what the server said that it did not run; its deadline goes on."""
@@ -391,28 +389,3 @@ class Link:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "idle" if self._connection is None else "up"
         return f"<Link {self.name} {state}, {len(self._queue)} queued, {len(self._flight)} in flight>"
-
-
-class _Asking:
-    """The ASKING before a request, in the same write: whatever the answer, the request's own decides."""
-
-    sent = True
-    detour: Detour | None = None
-    link: Link
-
-    def wanted(self) -> bool:
-        return False
-
-    def pack(self) -> bytes:
-        return _ASKING
-
-    def answer(self, reply: Any) -> Verdict:
-        return Verdict.DONE
-
-    def fail(self, error: BackendError) -> None: ...
-
-
-def _is_reply(error: RedisError) -> bool:
-    """Whether an error from reading is the server's answer, rather than the connection's end."""
-    # NOAUTH and LOADING are ConnectionErrors in redis-py, and answers all the same.
-    return isinstance(error, ResponseError | BusyLoadingError | AuthenticationError | AuthorizationError)

@@ -32,7 +32,7 @@ class SingleRoutes:
         self._deadline = deadline
         self._greet = greet
         self._link = Link(
-            address.shown, self.connection, timers=Link.timers(deadline), redirect=self._redirect
+            address.shown, self._for_the_link, timers=Link.timers(deadline), redirect=self._redirect
         )
 
     async def start(self) -> None:
@@ -49,6 +49,9 @@ class SingleRoutes:
     async def connection(self) -> AbstractConnection:
         with limit(self._deadline):
             return await ready(self._address.connection(), self._greet)
+
+    async def _for_the_link(self) -> AbstractConnection:
+        return await self.connection()
 
     def _redirect(self, request: Request, error: RedisError) -> bool:
         return False
