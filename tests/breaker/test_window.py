@@ -185,6 +185,9 @@ def test_the_cheap_way_counts_like_the_long_one(kind: str, steps: list[tuple[flo
         )
         assert answers[0] == answers[1]
         assert cheap.seen(None) == long.seen(None)
+        if answers[1]:  # the circuit opens, and begins anew
+            cheap.clear()
+            long.clear()
 
 
 def test_a_window_of_time_rolls_by_tenths() -> None:
