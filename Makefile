@@ -17,7 +17,7 @@ demo: $(VENV)/demo ## a service on a bad day, unprotected and protected, side by
 
 test: check wheel ## lint, types and every test, against the built wheel, the sources out of the way
 	@rm -rf $(TREE) && mkdir -p $(TREE)
-	@cp -r tests examples benchmarks pyproject.toml README.md CHANGELOG.md Makefile $(TREE)
+	@cp -r tests examples benchmarks docs pyproject.toml README.md CHANGELOG.md Makefile $(TREE)
 	$(PIP) --force-reinstall --no-deps dist/*.whl
 	cd $(TREE) && ARESILIENCE_FROM_WHEEL=1 ../../$(BIN)/pytest -m "redis or not redis"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.picture.suffix not in (".png", ".svg"):
         parser.error(f"--picture: must end in .png or .svg, got {str(options.picture)!r}")
+    logging.getLogger("aresilience").addHandler(logging.NullHandler())  # we tell it ourselves
     try:
         replicas = asyncio.run(replicas_on(options.url))
     except (ar.BackendError, ValueError) as error:

@@ -17,11 +17,11 @@ from examples.shop.traffic import PATIENCE, PRODUCTS
 __all__ = ["be_greedy"]
 
 _FROM, _UNTIL = 0.5, span("slow")[1]
-_EVERY = 0.5
+_EVERY = 1.0
 
 
 async def be_greedy(urls: Iterable[str], begins: float) -> list[Knock]:
-    """All products at once every half second, from the processes of the shop by turns, until refused. Then
+    """All products at once every second, from the processes of the shop by turns, until refused. Then
     nothing, for exactly as long as told; then one request, alone; then everything again."""
     knocks: list[Knock] = []
     async with contextlib.AsyncExitStack() as stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,11 @@ def _breaker(axes: Axes, side: Side) -> None:
 
 
 def _greed(axes: Axes, side: Side) -> None:
-    """A stroke for each request of the greedy user: up if it was let in, down if not."""
+    """A stroke for each request of the greedy user, up if it was let in, down if not; and its waits."""
+    for before, back in pairwise(side.knocks):
+        if back.obedient:
+            wait = (before.answered, back.sent)
+            axes.hlines(0, *wait, color=_AMBER, linewidth=4, label="waiting as told")
     for let_in, colour, name in ((True, _BLUE, "let in"), (False, _RED, "refused")):
         times = [knock.sent for knock in side.knocks if knock.let_in is let_in]
         axes.vlines(

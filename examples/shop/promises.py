@@ -70,25 +70,25 @@ def _breaker(protected: Side) -> Iterator[Promise]:
 def _limits(protected: Side) -> Iterator[Promise]:
     window = fullest(protected.knocks, lambda seconds: AT_ONCE + PER_MINUTE / 60 * seconds)
     yield Promise(
-        f"greedy user let in: ≤ {AT_ONCE} + {PER_MINUTE} a minute, in every window",
+        f"greedy user let in, in any window: ≤ {AT_ONCE} + {PER_MINUTE}/min",
         f"{window.let_in} of {window.allowed:.2f} in {window.seconds:.2f} s" if window else "never",
         window is not None and window.let_in <= window.allowed,
     )
     back = [knock.let_in for knock in protected.knocks if knock.obedient]
     yield Promise(
-        "greedy user, back exactly when told: ≥ 99 % let in",
+        "greedy user, back when told: ≥ 99 % let in",
         f"{sum(back)} of {len(back)}",
         bool(back) and sum(back) >= 0.99 * len(back),
     )
     told = [knock.told for knock in protected.knocks if knock.refused]
     yield Promise(
-        "every refusal says when to come back: Retry-After ≥ 1",
-        f"{len(told)}, from {min(told)} to {max(told)} s" if told else "none",
+        "Retry-After of every refusal: ≥ 1 s",
+        f"{min(told)} to {max(told)} s ({len(told)} refusals)" if told else "none",
         bool(told) and min(told) >= 1,
     )
     others = sum(answer.kind is Kind.REFUSED for answer in protected.answers)
     yield Promise(
-        "other visitors refused because of it: none",
+        "other visitors refused: none",
         f"{others} of {len(protected.answers)}",
         bool(protected.answers) and others == 0,
     )

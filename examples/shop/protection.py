@@ -85,11 +85,11 @@ def door(backend: ar.Backend, journal: Journal) -> list[Middleware]:
 
 
 def inventory_pipeline(last_known: LastKnown, backend: ar.Backend) -> ar.Pipeline:
-    """Calls of the inventory: answered within 0.8 s, by it or from memory."""
+    """Calls of the inventory: answered within 0.7 s, by it or from memory."""
     return ar.Pipeline.standard(
         fallback=ar.Fallback(last_known.recall, on=(*_SICK, ar.Rejected)),
         bulkhead=ar.Bulkhead(40, name="inventory"),
-        deadline=ar.Timeout(0.8, name="inventory in all"),
+        deadline=ar.Timeout(0.7, name="inventory in all"),
         retry=ar.Retry(
             on=_SICK,
             attempts=3,
@@ -100,9 +100,9 @@ def inventory_pipeline(last_known: LastKnown, backend: ar.Backend) -> ar.Pipelin
         breaker=ar.CircuitBreaker(
             "inventory",
             failure_on=_SICK,
-            failure_rate=0.6,
+            failure_rate=0.7,
             window=ar.Window.seconds(0.8),
-            minimum_calls=20,
+            minimum_calls=12,
             recovery_timeout=1.0,
             backend=backend,
         ),

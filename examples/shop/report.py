@@ -65,7 +65,7 @@ def by_phase(console: Console, sides: list[Side]) -> None:
 
 def greed(console: Console, sides: list[Side]) -> None:
     """What the greedy user did, and got."""
-    title = f"the greedy user (protected: at most {AT_ONCE} at once and {PER_MINUTE} a minute)"
+    title = f"the greedy user (protected: {AT_ONCE} at once, {PER_MINUTE} a minute)"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for side in sides:

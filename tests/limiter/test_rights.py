@@ -1,0 +1,51 @@
+"""The rights that the README says a Redis user needs are enough, for everything that is built so far."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import aresilience as ar
+from aresilience.limiter import acquire_all
+from aresilience.testing import Recorder
+
+if TYPE_CHECKING:
+    from servers import RedisServer
+
+pytestmark = [pytest.mark.redis, pytest.mark.real_time]
+
+README = Path(__file__).parents[2] / "README.md"
+RULE = re.search(r"^ACL SETUSER service (.+)$", README.read_text(), re.MULTILINE)
+
+
+async def test_v6_the_rights_in_the_readme_are_enough(start_redis: Callable[..., RedisServer]) -> None:
+    """V6: limits of every algorithm, reservations, a shared breaker and its news work under that user alone."""
+    assert RULE is not None
+    server = start_redis()
+    assert server.command("ACL", "SETUSER", "service", *RULE[1].split()) == "OK"
+    url = server.url.replace("//", "//service:password@")
+    seen = Recorder()
+    async with ar.connect(url, deadline=2.0) as backend, ar.connect(url, deadline=2.0) as other:
+        limits = [
+            ar.RateLimiter("5/min", algorithm=a, name=a, on_store_error="raise", backend=backend)  # type: ignore[arg-type]
+            for a in ("gcra", "sliding_window", "fixed_window", "sliding_log")
+        ]
+        assert len(await acquire_all(*((limit, "k") for limit in limits))) == 4
+        for limit in limits:
+            await (await limit.reserve("k")).cancel()
+            await (await limit.reserve("k")).settle(2)
+            assert (await limit.peek("k")).remaining == 2
+        one = ar.CircuitBreaker("x", failure_threshold=1, backend=backend, listeners=[seen])
+        two = ar.CircuitBreaker("x", failure_threshold=1, backend=other, listeners=[seen])
+        await one.isolate()
+        while two.state is not ar.BreakerState.ISOLATED:
+            await asyncio.sleep(0.002)
+        await two.reset()
+        while one.state is not ar.BreakerState.CLOSED:
+            await asyncio.sleep(0.002)
+    assert not seen.of(ar.StoreDegraded)
