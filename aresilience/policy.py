@@ -51,7 +51,7 @@ class Layer(enum.IntEnum):
 class Policy(ABC):
     """Something that wraps calls of coroutine functions."""
 
-    __slots__ = ("_listeners", "name")
+    __slots__ = ("__weakref__", "_listeners", "name")
 
     layer: ClassVar[Layer] = Layer.OTHER
     refusal: ClassVar[type[Rejected] | None] = None

@@ -126,9 +126,7 @@ class RateLimitMiddleware:
                     (name.encode("ascii"), value.encode("ascii"))
                     for name, value in self._answers.fields(levels)
                 ]
-                if (
-                    len(fields) > _LISTS
-                ):  # the two of the draft are lists, on any number of lines; the old ones are not
+                if len(fields) > _LISTS:  # those are lists, on any number of lines; the old names are not
                     present = {bytes(name).lower() for name, _ in headers}
                     fields[_LISTS:] = [field for field in fields[_LISTS:] if field[0] not in present]
                 message = {**message, "headers": headers + fields}

@@ -38,7 +38,7 @@ class CircuitBreaker(Policy):
     Stays open for `recovery_timeout` seconds (30), or for the delays of a `Backoff`, which grow with each
     failed recovery. Then lets probes pass: `half_open_max_calls` at once (1), `half_open_total` in one
     round (no limit); `success_threshold` successes (2) close it, one failure or slow call reopens it. A
-    probe without an answer in `probe_timeout` seconds (as long as it was open) has failed.
+    probe without an answer in `probe_timeout` seconds (as long as it was open, at least 30) has failed.
 
     With a `backend` all processes share one circuit under this name: each counts its own calls, and what
     opens it for one opens it for all; probes are counted together.

@@ -46,6 +46,10 @@ class BreakerState(enum.Enum):
     """Calls pass and are counted; what would have been refused is told as an event."""
 
 
+LEAST_LEASE = 30.0
+"""Seconds that a probe has at least, unless `probe_timeout` says otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How a circuit opens, probes and closes."""
@@ -57,8 +61,9 @@ class Rules:
     probe_timeout: float | None
 
     def lease(self, open_for: float) -> float:
-        """For how many seconds a probe keeps its place: as long as the circuit was open, unless said."""
-        return max(open_for, 1e-3) if self.probe_timeout is None else self.probe_timeout
+        """For how many seconds a probe keeps its place. Unless said, as long as the circuit was open, but long
+        enough for a slow answer: a lease shorter than a call would never let the circuit close."""
+        return max(open_for, LEAST_LEASE) if self.probe_timeout is None else self.probe_timeout
 
 
 @dataclass(frozen=True, slots=True)

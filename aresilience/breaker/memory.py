@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakMethod
 
 from aresilience.breaker.machine import Circuit, Probe, Refusal, Rules
 from aresilience.chance import entropy
@@ -19,11 +20,13 @@ class MemoryBreakerStore:
     def __init__(self, rules: Rules, clock: LoopClock) -> None:
         self.circuit = Circuit(rules)
         self._clock = clock
-        self._watchers: tuple[Callable[[], None], ...] = ()
+        self._watchers: list[WeakMethod[Callable[[], None]]] = []
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Call back after every verb: several breakers of one name share a circuit on a MemoryBackend."""
-        self._watchers = (*self._watchers, changed)
+        """Call back a bound method after every verb, for as long as its object lives: several breakers of one
+        name share a circuit on a MemoryBackend."""
+        self._watchers = [watcher for watcher in self._watchers if watcher() is not None]
+        self._watchers.append(WeakMethod(changed))
 
     async def trip(self, generation: int) -> bool:
         tripped = self.circuit.trip(generation, self._clock.read(), entropy().random())
@@ -48,5 +51,7 @@ class MemoryBreakerStore:
         self._tell()
 
     def _tell(self) -> None:
-        for changed in self._watchers:
-            changed()
+        for watcher in self._watchers:
+            changed = watcher()
+            if changed is not None:
+                changed()

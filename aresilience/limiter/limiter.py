@@ -14,6 +14,7 @@ from aresilience.deadline import time_remaining
 from aresilience.errors import BackendError
 from aresilience.events import CallRejected, Listener, StoreDegraded
 from aresilience.limiter.decision import Decision, NearLimit, RateLimited, decision_of
+from aresilience.limiter.deny import DenyCache
 from aresilience.limiter.gcra import Gcra
 from aresilience.limiter.making import ALGORITHMS, AlgorithmName, machines_for, shrunk, store_on
 from aresilience.limiter.memory import MemoryLimiterStore
@@ -43,11 +44,11 @@ class RateLimiter(Policy):
     - `max_wait`: as a policy, how long a call may wait for its token, in seconds; without it a call is
       refused at once. It is the default of `acquire` and `reserve` too, which without it wait for ever.
     - `name`: by which processes share the limit on a backend, and needed there.
-    - `shadow`: refuses nothing, and tells what it would have refused.
+    - `shadow`: refuses and delays nothing, and tells what it would have refused or delayed.
     - `near_limit`: the share of the limit from which on `NearLimit` is told.
     - `on_store_error`: when the backend fails: "local" counts in this process, with `local_share` of the
       limit; "allow", "refuse" or "raise".
-    - `deny_cache`: remember refusals, and repeat them without asking the backend until they end.
+    - `deny_cache`: `try_acquire` remembers refusals, and repeats them without asking the backend.
     - `max_keys`: keys kept in this process, at most.
     """
 
@@ -107,7 +108,7 @@ class RateLimiter(Policy):
         machines = machines_for(parse_rates(f"{kind}: rate", rate), burst, algorithm)
         self._meters = tuple(Meter(f"{self.name}:{algorithm}:{i}", m) for i, m in enumerate(machines))
         self.store: LimiterStore = store_on(backend, max_keys)
-        self._denied: dict[tuple[str, int], float] | None = {} if deny_cache else None
+        self._denied = DenyCache() if deny_cache else None
         self._local: MemoryLimiterStore | None = None
         self._clock = LoopClock()
 
@@ -122,16 +123,16 @@ class RateLimiter(Policy):
         never = self.never(ask)
         if never is not None:
             return self._judged(never, ask)
-        remembered = self._remembered(key, cost)
-        if remembered is not None:
-            return self._judged(remembered, ask)
+        if self._denied is not None and (left := self._denied.left(key, cost)) is not None:
+            known = Decision(False, self._meters[0].algorithm.capacity, 0, left, left)
+            return self._judged(known, ask)
         try:
             grant = await self.store.acquire(ask, 0)
         except BackendError as error:
             return self._judged(self._without_store(error, ask, 0)[0], ask)
         decision = decision_of(ask, grant, grant.allowed)
-        if not decision.allowed:
-            self._remember(key, cost, decision)
+        if self._denied is not None and decision.retry_after:
+            self._denied.add(key, cost, decision.retry_after)
         return self._judged(decision, ask)
 
     async def acquire(
@@ -171,7 +172,9 @@ class RateLimiter(Policy):
         decision = self._judged(decision_of(ask, grant, grant.allowed, degraded=degraded), ask)
         if not decision.allowed:
             raise self._refusal(decision)
-        return Reservation(store, ask if grant.allowed else (), grant, decision)
+        if not grant.allowed:  # shadow mode: what would have been refused passes, at once and for nothing
+            return self._nothing_held(decision)
+        return Reservation(store, ask, grant, decision)
 
     def reserve_without_store(self, error: BackendError, ask: Ask, max_wait: int) -> Reservation:
         """A reservation by what `on_store_error` says."""
@@ -185,7 +188,10 @@ class RateLimiter(Policy):
         judged = self._judged(decision, ask)
         if not judged.allowed:
             raise self._refusal(judged)
-        return Reservation(self.store, (), Grant(True, 0, 0, ()), judged)
+        return self._nothing_held(judged)
+
+    def _nothing_held(self, decision: Decision) -> Reservation:
+        return Reservation(self.store, (), Grant(True, 0, 0, ()), decision)
 
     async def peek(self, key: str = "") -> Decision:
         """What a key has left; takes nothing. Raises `BackendError` if the store fails."""
@@ -335,6 +341,8 @@ class RateLimiter(Policy):
 
     def longest_wait(self, asked: float | timedelta | None) -> int:
         """The microseconds that a wait may take, by what was asked, by default, and by the deadline."""
+        if self._shadow:
+            return 0  # nobody is refused, so nobody is made to wait either
         wait = self._max_wait
         if asked is not None:
             wait = arguments.duration(f"{self.name}: timeout", asked, zero=True)
@@ -342,24 +350,6 @@ class RateLimiter(Policy):
         if left is not None:
             wait = left if wait is None else min(wait, left)
         return _FOREVER if wait is None else min(_FOREVER, int(wait * MICROS))
-
-    def _remembered(self, key: str, cost: int) -> Decision | None:
-        if self._denied is None:
-            return None
-        until = self._denied.get((key, cost))
-        if until is None:
-            return None
-        left = until - self._clock.read()
-        if left <= 0:
-            del self._denied[key, cost]
-            return None
-        return Decision(False, self._meters[0].algorithm.capacity, 0, left, left)
-
-    def _remember(self, key: str, cost: int, decision: Decision) -> None:
-        if self._denied is not None and decision.retry_after is not None:
-            if len(self._denied) >= 10_000:
-                self._denied.clear()
-            self._denied[key, cost] = self._clock.read() + decision.retry_after
 
     # Without the store
 

@@ -347,9 +347,6 @@ async def test_shadow_mode_refuses_nobody(ask: Any, ok: Any) -> None:
     assert len(recorder.of(ar.CallRejected)) == 2
 
 
-@pytest.mark.xfail(
-    reason="acquire_all waits for what a limiter in shadow mode would refuse; fixed? drop this"
-)
 async def test_shadow_mode_beside_another_limit(ask: Any, ok: Any) -> None:
     """In shadow mode it neither refuses nor delays, among other limits too."""
     recorder = Recorder()

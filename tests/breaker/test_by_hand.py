@@ -145,7 +145,7 @@ async def test_disabled_passes_everything_uncounted(state: BreakerState) -> None
 
 async def test_shadow_counts_and_tells_but_refuses_nothing() -> None:
     """In shadow the circuit opens, probes and closes below, and each refusal is only an event."""
-    breaker, recorder = make(), Recorder()
+    breaker, recorder = make(probe_timeout=10), Recorder()
     breaker.listen(recorder)
     breaker.shadow()
     assert await fail(breaker, 4) == "----"

@@ -227,7 +227,7 @@ async def test_b10_a_listener_that_raises_harms_nobody(caplog: pytest.LogCapture
 )
 def test_b11_a_clock_that_goes_back_is_clamped(options: dict[str, Any]) -> None:
     """B11: a clock that goes back (here to 0, in a second loop) lengthens no open time and stops no window."""
-    breaker = make(**options)
+    breaker = make(probe_timeout=10, **options)
 
     async def long_ago() -> None:
         await asyncio.sleep(1e6)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -245,3 +247,14 @@ async def test_a_memory_backend_shares_within_the_process() -> None:
         assert await one.call(works) == "up"
     with pytest.raises(ValueError, match="name"):
         ar.CircuitBreaker(backend=backend)
+
+
+async def test_breakers_on_a_memory_backend_can_be_forgotten() -> None:
+    """The shared circuit does not keep the breakers alive that look at it."""
+    async with ar.connect("memory://") as backend:
+        kept = ar.CircuitBreaker("x", failure_threshold=1, backend=backend)
+        gone = weakref.ref(ar.CircuitBreaker("x", failure_threshold=1, backend=backend))
+        gc.collect()
+        assert gone() is None
+        await failing(kept, 1)
+        assert kept.state is OPEN
