@@ -16,6 +16,7 @@ from aresilience.events import CallRejected, Listener, StoreDegraded
 from aresilience.limiter.decision import Decision, NearLimit, RateLimited, decision_of
 from aresilience.limiter.deny import DenyCache
 from aresilience.limiter.gcra import Gcra
+from aresilience.limiter.leased import LeasedStore
 from aresilience.limiter.making import ALGORITHMS, AlgorithmName, machines_for, shrunk, store_on
 from aresilience.limiter.memory import MemoryLimiterStore
 from aresilience.limiter.rate import MICROS, Rate, parse_rates
@@ -49,6 +50,8 @@ class RateLimiter(Policy):
     - `on_store_error`: when the backend fails: "local" counts in this process, with `local_share` of the
       limit; "allow", "refuse" or "raise".
     - `deny_cache`: `try_acquire` remembers refusals, and repeats them without asking the backend.
+    - `lease`: take so many tokens ahead, for `lease_time` seconds, and decide here meanwhile: fewer round trips,
+      for an overshoot of at most `lease` tokens by each process.
     - `max_keys`: keys kept in this process, at most.
     """
 
@@ -85,6 +88,8 @@ class RateLimiter(Policy):
         on_store_error: OnStoreError = "local",
         local_share: float = 1.0,
         deny_cache: bool = False,
+        lease: int | None = None,
+        lease_time: float | timedelta = 1.0,
         max_keys: int = 1_000_000,
         backend: Backend | None = None,
         listeners: Iterable[Listener] = (),
@@ -108,6 +113,15 @@ class RateLimiter(Policy):
         machines = machines_for(parse_rates(f"{kind}: rate", rate), burst, algorithm)
         self._meters = tuple(Meter(f"{self.name}:{algorithm}:{i}", m) for i, m in enumerate(machines))
         self.store: LimiterStore = store_on(backend, max_keys)
+        seconds = arguments.duration(f"{kind}: lease_time", lease_time)
+        if lease is not None:
+            arguments.count(f"{kind}: lease", lease)
+            least = min(machine.capacity for machine in machines)
+            if lease > least:
+                raise ValueError(
+                    f"{kind}: lease must be at most what the limit holds ({least}), got {lease!r}"
+                )
+            self.store = LeasedStore(self.store, lease, seconds)
         self._denied = DenyCache() if deny_cache else None
         self._local: MemoryLimiterStore | None = None
         self._clock = LoopClock()

@@ -110,5 +110,5 @@ def test_rounds_are_forgotten_by_reset_and_by_a_clock_that_went_back() -> None:
 def test_a_lease_is_as_long_as_the_open_time_unless_said(
     probe_timeout: float | None, open_for: float, lease: float
 ) -> None:
-    """A probe gets `probe_timeout`, or as long as the circuit was open, and by default at least half a minute."""
+    """A probe gets `probe_timeout`; by default as long as the circuit was open, at least half a minute."""
     assert rules(probe_timeout=probe_timeout).lease(open_for) == lease
