@@ -16,8 +16,7 @@ from aresilience.events import CallRejected, Listener, StoreDegraded
 from aresilience.limiter.decision import Decision, NearLimit, RateLimited, decision_of
 from aresilience.limiter.deny import DenyCache
 from aresilience.limiter.gcra import Gcra
-from aresilience.limiter.leased import LeasedStore
-from aresilience.limiter.making import ALGORITHMS, AlgorithmName, machines_for, shrunk, store_on
+from aresilience.limiter.making import ALGORITHMS, AlgorithmName, leased, machines_for, shrunk, store_on
 from aresilience.limiter.memory import MemoryLimiterStore
 from aresilience.limiter.rate import MICROS, Rate, parse_rates
 from aresilience.limiter.reservation import Reservation
@@ -50,8 +49,8 @@ class RateLimiter(Policy):
     - `on_store_error`: when the backend fails: "local" counts in this process, with `local_share` of the
       limit; "allow", "refuse" or "raise".
     - `deny_cache`: `try_acquire` remembers refusals, and repeats them without asking the backend.
-    - `lease`: take so many tokens ahead, for `lease_time` seconds, and decide here meanwhile: fewer round trips,
-      for an overshoot of at most `lease` tokens by each process.
+    - `lease`: take so many tokens ahead, for `lease_time` seconds, and decide here meanwhile: fewer round
+      trips, for an overshoot of at most `lease` tokens by each process.
     - `max_keys`: keys kept in this process, at most.
     """
 
@@ -112,16 +111,7 @@ class RateLimiter(Policy):
             raise ValueError(f"{kind}: name is needed with a backend: it is what processes share by")
         machines = machines_for(parse_rates(f"{kind}: rate", rate), burst, algorithm)
         self._meters = tuple(Meter(f"{self.name}:{algorithm}:{i}", m) for i, m in enumerate(machines))
-        self.store: LimiterStore = store_on(backend, max_keys)
-        seconds = arguments.duration(f"{kind}: lease_time", lease_time)
-        if lease is not None:
-            arguments.count(f"{kind}: lease", lease)
-            least = min(machine.capacity for machine in machines)
-            if lease > least:
-                raise ValueError(
-                    f"{kind}: lease must be at most what the limit holds ({least}), got {lease!r}"
-                )
-            self.store = LeasedStore(self.store, lease, seconds)
+        self.store: LimiterStore = leased(store_on(backend, max_keys), machines, lease, lease_time)
         self._denied = DenyCache() if deny_cache else None
         self._local: MemoryLimiterStore | None = None
         self._clock = LoopClock()

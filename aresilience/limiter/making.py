@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal, TypeAlias
 
 from aresilience import arguments
@@ -9,13 +10,14 @@ from aresilience.backend import Backend, MemoryBackend
 from aresilience.limiter.algorithm import Algorithm
 from aresilience.limiter.fixed_window import FixedWindow
 from aresilience.limiter.gcra import Gcra
+from aresilience.limiter.leased import LeasedStore
 from aresilience.limiter.memory import MemoryLimiterStore
 from aresilience.limiter.rate import Rate
 from aresilience.limiter.sliding_log import SlidingLog
 from aresilience.limiter.sliding_window import SlidingWindow
 from aresilience.limiter.store import LimiterStore
 
-__all__ = ["ALGORITHMS", "AlgorithmName", "machines_for", "shrunk", "store_on"]
+__all__ = ["ALGORITHMS", "AlgorithmName", "leased", "machines_for", "shrunk", "store_on"]
 
 AlgorithmName: TypeAlias = Literal["gcra", "sliding_window", "fixed_window", "sliding_log"]
 ALGORITHMS = ("gcra", "sliding_window", "fixed_window", "sliding_log")
@@ -76,3 +78,19 @@ def store_on(backend: Backend | None, max_keys: int) -> LimiterStore:
         redis = backend
         return redis.shared("limiter", "", lambda: RedisLimiterStore(redis))
     raise TypeError(f"RateLimiter: backend must come from ar.connect(…), got {backend!r}")
+
+
+def leased(
+    store: LimiterStore, machines: list[Algorithm], lease: int | None, lease_time: float | timedelta
+) -> LimiterStore:
+    """The store, or one that takes blocks from it."""
+    seconds = arguments.duration("RateLimiter: lease_time", lease_time)
+    if lease is None:
+        return store
+    arguments.count("RateLimiter: lease", lease)
+    least = min(machine.capacity for machine in machines)
+    if lease > least:
+        raise ValueError(
+            f"RateLimiter: lease must be at most what the limit holds ({least}), got {lease!r}"
+        )
+    return LeasedStore(store, lease, seconds)
