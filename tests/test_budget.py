@@ -6,6 +6,7 @@ import asyncio
 import math
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from hypothesis import given, settings
@@ -269,6 +270,33 @@ async def test_tasks_that_outlive_an_attempt_pay_for_themselves() -> None:
     await start()
     await tasks[0]
     assert repr(budget) == "<RetryBudget 2 of 2 used by 2 calls>"
+
+
+async def test_calls_after_each_other_leave_nothing_behind() -> None:
+    """However many calls a task makes, each stands alone (a chain of them would end in a RecursionError)."""
+    budget = ar.RetryBudget(ratio=1, floor=0)
+    call = ar.Retry(on=ConnectionError, budget=budget).wrap(AsyncMock())
+    for _ in range(1500):
+        await call()
+    assert repr(budget) == "<RetryBudget 0 of 1500 used by 1500 calls>"
+
+
+async def test_tasks_that_start_each_other_leave_nothing_behind() -> None:
+    """Nor does a call that leaves the next one running, and so on."""
+    budget = ar.RetryBudget(ratio=1, floor=0)
+    done = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
+
+    @ar.Retry(on=ConnectionError, budget=budget)
+    async def step(left: int) -> None:
+        if left:
+            tasks[:] = [asyncio.create_task(step(left - 1))]
+        else:
+            done.set()
+
+    await step(1500)
+    await done.wait()
+    assert repr(budget) == "<RetryBudget 0 of 1501 used by 1501 calls>"
 
 
 @pytest.mark.parametrize(

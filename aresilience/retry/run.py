@@ -104,14 +104,17 @@ class Run:
         self.terms = terms
         self.site = site
         self.number = 1
+        self._inside = False
         self._loop = asyncio.get_running_loop()
         self._log: deque[Attempt] | None = None
         self._waited = 0.0
         self._first_end = 0.0
         self._previous: float | None = None
-        self._outer = ATTEMPT_OF.get()
+        outer = ATTEMPT_OF.get()
+        while isinstance(outer, Run) and not outer._inside:  # ended: this task has outlived it
+            outer = outer._outer
+        self._outer = outer
         self._token: Token[Caller | None] | None = None
-        self._inside = False
         self._expiry: Expiry | None = None
         self._until = ambient()
         self._cancels = 0

@@ -98,6 +98,8 @@ def test_the_options_of_sentinels_are_their_own() -> None:
         "redis://u:hunter2@h?no_such_option=1",
         "redis://u:hunter2@h?sentinel_password=hunter2",
         "rediss://u:hunter2@h?ssl_min_version=hunter2",
+        "redis://u:hunter2",
+        "redis+sentinel://u:hunter2/m",
         "redis+sentinel://u:hunter2@h",
         "redis+sentinel://u:hunter2@h/m/x",
         "redis+sentinel://u:hunter2@h/m/1/2",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import weakref
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +131,7 @@ async def test_leaving_while_cancelled_still_hangs_up(redis_server: RedisServer,
             left.set()
             await asyncio.get_running_loop().create_future()
 
+    busy = time.process_time()
     try:
         task: asyncio.Task[Any]
         if how == "scope":
@@ -150,6 +154,7 @@ async def test_leaving_while_cancelled_still_hangs_up(redis_server: RedisServer,
         await asyncio.wait([task], timeout=2)
         assert task.cancelled()
         assert no_tasks_left()
+        assert time.process_time() - busy < 0.15  # a scope cancels again and again who does not shield
     finally:
         redis_server.resume()
     await eventually(lambda: redis_server.clients() == [])
@@ -170,6 +175,27 @@ async def test_an_opening_that_is_cancelled_leaves_nothing(proxy: FaultProxy) ->
     await proxy.heal()
     async with backend:
         assert await backend.ping() > 0
+
+
+async def test_nothing_of_the_opener_is_kept(redis_server: RedisServer) -> None:
+    """The context of whoever opens it, or asks first (his deadline, his trace), does not live on with us."""
+    variable: ContextVar[object] = ContextVar("variable")
+    backend = on(redis_server.url)
+
+    async def opener() -> weakref.ref[Any]:
+        thing = asyncio.Event()
+        variable.set(thing)
+        await backend.__aenter__()
+        await backend.ping()
+        backend.listen("news", lambda message: None, lambda: None)
+        await backend._wakeups.connected.wait()
+        return weakref.ref(thing)
+
+    kept = await asyncio.ensure_future(opener())
+    await eventually(
+        lambda: gc.collect() >= 0 and kept() is None, within=1.0
+    )  # a timer holds it, for a deadline
+    await backend.__aexit__(None, None, None)
 
 
 SERVICE = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -359,23 +359,54 @@ async def test_a_silent_connection_is_given_up_also_when_nothing_more_can_leave(
     assert proxy.accepted == 2
 
 
-async def test_a_connection_into_which_nothing_goes_is_given_up_too(redis_server: RedisServer) -> None:
+async def test_a_connection_into_which_nothing_goes_is_given_up_too(start_deaf: Deaf) -> None:
     """The peer reads no more, and our bytes do not fit into the socket: given up after two deadlines, too."""
-    backend = connect(redis_server.url, deadline=0.1)
+    backend = connect(f"redis://127.0.0.1:{start_deaf.port}", deadline=0.1)
     assert isinstance(backend, RedisBackend)
     async with backend:
-        redis_server.pause()
+        start_deaf.reads = False
+        with pytest.raises(OutcomeUnknown):
+            await backend.command("SET", "ar:big", b"x" * 20_000_000)
+        for _ in range(2):
+            with pytest.raises(NotSent):
+                await backend.ping()
+        start_deaf.reads = True
+        assert await eventually(lambda: _answers(backend), within=1.0)
+        assert start_deaf.accepted == 2
+
+
+class Deaf:
+    """A server that says OK to everything, while it reads at all."""
+
+    def __init__(self) -> None:
+        self.reads = True
+        self.accepted = 0
+        self.port = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         try:
-            with pytest.raises(OutcomeUnknown):
-                await backend.command("SET", "ar:big", b"x" * 20_000_000)
-            with pytest.raises(BackendError):
-                await backend.ping()
-            with pytest.raises(BackendError):
-                await backend.ping()
-            await eventually(lambda: " idle" in repr(backend._routes.link()), within=0.5)
+            while await reader.read(100):
+                if not self.reads:
+                    await asyncio.get_running_loop().create_future()
+                writer.write(b"+redis_version:7.0.0\r\n")
+        except (OSError, asyncio.CancelledError):
+            pass
         finally:
-            redis_server.resume()
-        await eventually(lambda: _answers(backend))
+            writer.transport.abort()
+
+
+@pytest.fixture
+async def start_deaf() -> AsyncIterator[Deaf]:
+    """A running one."""
+    deaf = Deaf()
+    server = await asyncio.start_server(deaf.serve, "127.0.0.1", 0, limit=1000)
+    deaf.port = server.sockets[0].getsockname()[1]
+    yield deaf
+    server.close()
+    deaf.reads = True
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
 
 
 async def _answers(backend: RedisBackend) -> bool:

@@ -161,9 +161,10 @@ class Link:
 
     def _background(self, work: Any, name: str) -> asyncio.Task[None]:
         """A task that outlives whoever asked first, so it has none of his context."""
-        task = self._loop.create_task(work, name=f"aresilience {name} {self.name}", context=Context())
+        context = Context()
+        task = self._loop.create_task(work, name=f"aresilience {name} {self.name}", context=context)
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # a loop thrown away makes no noise
-        task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+        task.add_done_callback(lambda done: None if done.cancelled() else done.exception(), context=context)
         return task
 
     def _nudge(self) -> None:
