@@ -55,17 +55,18 @@ Listener: TypeAlias = Callable[[Event], object]
 class Listeners:
     """Those who are told. Several policies may share one."""
 
-    __slots__ = ("_listeners", "_pending", "_telling")
+    __slots__ = ("_pending", "_telling", "each")
 
     def __init__(self, listeners: Iterable[Listener] = ()) -> None:
-        self._listeners: tuple[Listener, ...] = ()
+        self.each: tuple[Listener, ...] = ()
+        """Empty if nobody listens: the cheapest way to ask."""
         self._pending: list[Event] = []  # a deque would cost every idle breaker 700 bytes
         self._telling = False
         for listener in listeners:
             self.add(listener)
 
     def __bool__(self) -> bool:
-        return bool(self._listeners)
+        return bool(self.each)
 
     def add(self, listener: Listener) -> None:
         if not callable(listener):
@@ -75,13 +76,13 @@ class Listeners:
                 f"a listener must be a plain function, got the coroutine function {listener!r}: "
                 "put the event on a queue and await elsewhere"
             )
-        self._listeners = (*self._listeners, listener)
+        self.each = (*self.each, listener)
 
     def remove(self, listener: Listener) -> None:
-        kept = list(self._listeners)
+        kept = list(self.each)
         if listener in kept:
             kept.remove(listener)
-        self._listeners = tuple(kept)
+        self.each = tuple(kept)
 
     def tell(self, event: Event) -> None:
         """Call every listener. What a listener causes is told after, so that all see one order."""
@@ -92,7 +93,7 @@ class Listeners:
         try:
             while self._pending:
                 fact = self._pending.pop(0)
-                for listener in self._listeners:
+                for listener in self.each:
                     try:
                         listener(fact)
                     except Exception:  # noqa: BLE001 - logged

@@ -25,7 +25,12 @@ loop; garbage is collected between slices.
 F is what a plain `async def w(*a, **k): return await fn(*a, **k)` adds to the bare await, in the same
 rounds. An **overhead** is the total less the bare await. A **total** is the whole call, bare await
 included. A goal of "N× under" a peer compares totals, which is the stricter way; what the overheads say
-stands beside it."""
+stands beside it.
+
+Over Redis, whose waits are part of the matter, time is the wall's: each contestant has a slice of
+{wire_ms:g} ms in each of {wire_rounds} rounds (twice that with a thousand callers), in each of
+{wire_processes} fresh processes with a redis-server of its own. So many callers ask one after the other's
+answer; a slice lasts until the last answer is there. Ratios and medians are taken as above."""
 
 
 def main() -> None:
@@ -74,6 +79,9 @@ def main() -> None:
         rounds=settings.rounds,
         processes=settings.processes,
         growth_rounds=settings.growth_rounds,
+        wire_ms=settings.wire_seconds * 1e3,
+        wire_rounds=settings.wire_rounds,
+        wire_processes=settings.wire_processes,
     )
     path = write(reports, method=method, loop="uvloop" if settings.uvloop else "asyncio")
     console.print(f"written: benchmarks/{path.name}")

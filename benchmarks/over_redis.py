@@ -107,7 +107,7 @@ class Decisions:
     @property
     def title(self) -> str:
         """What it is called in the report."""
-        return f"Over Redis: decisions of a limiter, {self.callers:,} caller{'s'[: self.callers - 1]}"
+        return f"Over Redis: decisions of a limiter, callers: {self.callers:,}"
 
     def measure(self, settings: Settings, done: Done) -> Report:
         """All clients that are installed, each process with a server of its own."""
@@ -123,7 +123,7 @@ class Decisions:
                 done((part + 1) / settings.wire_processes)
             report.notes.append(f"Redis {sample.server}.")
             report.missing = [f"{name} is not installed ({why})" for name, why in sample.missing.items()]
-            report.packages = {client.package for client in CLIENTS if client.name in turns}
+            report.packages = {client.package for client in CLIENTS if client.name in turns} | {"hiredis"}
         report.rows = [_row(name, turns) for name in turns]
         report.verdicts = [goal.judge(turns) for goal in self.goals]
         return report
@@ -171,13 +171,13 @@ class Decisions:
 
         gc.collect(1)
         gc.disable()
-        server_cpu = server.cpu()
         server.reset()
+        server_cpu = server.cpu()
         client_cpu, began = process_time(), perf_counter()
         end = began + seconds
         await asyncio.gather(*[caller() for _ in range(self.callers)])
         took, client_cpu = perf_counter() - began, process_time() - client_cpu
-        did, server_cpu = server.counts(), server.cpu() - server_cpu
+        server_cpu, did = server.cpu() - server_cpu, server.counts()
         gc.enable()
         many = len(taken)
         p50, p99 = statistics.median(taken), sorted(taken)[many * 99 // 100]

@@ -36,8 +36,9 @@ def need(version: str) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say loudly what could not be tested."""
-    for version in sorted(_missing):
+    """Say loudly what could not be tested, once."""
+    while _missing:
+        version = _missing.pop()
         terminalreporter.write_line(
             f"NOT TESTED on the redis-server of {version!r}: it is missing", red=True
         )

@@ -268,20 +268,25 @@ class RateLimiter(Policy):
         """`around` for the most common limit, a bucket in this process: `Gcra.earliest` and `take` in place."""
         meter, clock, listeners = self._meters[0], store.clock, self._listeners
         states = store.table(meter).states
+        algorithm, step, depth, scale = meter.algorithm, 0, 0, 0
 
         async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
-            now = int(clock.now() * MICROS) + store.shift if clock.is_running() else store.now()
-            bucket: Gcra = meter.algorithm  # type: ignore[assignment]
-            units = now * bucket.scale
+            nonlocal algorithm, step, depth, scale
+            now = clock.nanos() // 1000 + store.shift if clock.is_running() else store.now()
+            if meter.algorithm is not algorithm or not step:  # the first call, or set_rate
+                bucket: Gcra = meter.algorithm  # type: ignore[assignment]
+                algorithm, step, depth, scale = bucket, bucket.step, bucket.depth, bucket.scale
+            if scale != 1:
+                now *= scale
             full = states.get("")
-            if full is None or listeners:
+            if full is None or listeners.each:
                 decision = await self.try_acquire()
                 if not decision.allowed:
                     raise self._refusal(decision)
-            elif full <= units - bucket.scale:
-                states[""] = units + bucket.step
-            elif full + bucket.step - units <= bucket.depth:
-                states[""] = full + bucket.step
+            elif full <= now - scale:
+                states[""] = now + step
+            elif full + step - now <= depth:
+                states[""] = full + step
             else:
                 raise self._refusal(await self.try_acquire())
             return await fn(*args, **kwargs)

@@ -10,7 +10,6 @@ from aresilience.clock import LoopClock
 from aresilience.limiter.algorithm import Algorithm, State
 from aresilience.limiter.decide import decide
 from aresilience.limiter.gcra import Gcra
-from aresilience.limiter.rate import MICROS
 from aresilience.limiter.store import Ask, Grant, Meter
 
 __all__ = ["MemoryLimiterStore", "Table"]
@@ -80,9 +79,10 @@ class MemoryLimiterStore:
         """Microseconds that never go back, whatever loop this runs on."""
         clock = self.clock
         if clock.is_running():
-            return int(clock.now() * MICROS) + self.shift
-        last = int(clock.now() * MICROS) + self.shift
-        now = int(clock.read() * MICROS)
+            return clock.nanos() // 1000 + self.shift
+        last = clock.nanos() // 1000 + self.shift
+        clock.read()
+        now = clock.nanos() // 1000
         self.shift = max(0, last - now) if self._tables else 0
         return now + self.shift
 

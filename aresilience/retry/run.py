@@ -113,7 +113,7 @@ class Run:
         outer = ATTEMPT_OF.get()
         while isinstance(outer, Run) and not outer._inside:  # ended: this task has outlived it
             outer = outer._outer
-        self._outer = outer
+        self._outer: Caller | None = outer
         self._token: Token[Caller | None] | None = None
         self._expiry: Expiry | None = None
         self._until = ambient()

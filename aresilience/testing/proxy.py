@@ -19,13 +19,11 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 __all__ = ["FaultProxy", "Traffic"]
 
 Delay: TypeAlias = float | Callable[[int], float]
-_LINGER_NOT = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +35,8 @@ class _Rule:
 
 
 class Traffic:
-    """One direction. Each method takes hold of the `nth` message from now, and of `times` in a row
-    (None: for ever); `seen` counts the messages of all connections."""
+    """One direction. Each method takes hold of the `nth` message from now, and of `times` in a row (None: for
+    ever); `seen` counts the messages of all connections."""
 
     def __init__(self) -> None:
         self.seen = 0
@@ -94,7 +92,7 @@ class FaultProxy:
         self._upstream = (host, port)
         self._deaf = False
         self._listener: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None] | None] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._clients: list[asyncio.StreamWriter] = []
         self._servers: list[asyncio.StreamWriter] = []
         self.requests = Traffic()
@@ -111,19 +109,12 @@ class FaultProxy:
         await self.heal()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self.refuse()
         self.cut()
-        tasks = {task for task in self._tasks if task is not None}
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await asyncio.gather(*self._tasks)
 
     def refuse(self) -> None:
         """New connections are refused; those that are open go on (see `cut`)."""
@@ -146,8 +137,8 @@ class FaultProxy:
 
     def cut(self) -> None:
         """Reset (RST) all connections, now."""
-        for writer in [*self._clients, *self._servers]:
-            _reset(writer)
+        for each in [*self._clients, *self._servers]:
+            _reset(each)
 
     def inject(self, data: bytes) -> None:
         """Send all clients something that they did not ask for: `b"+STRAY\\r\\n"`."""
@@ -155,7 +146,7 @@ class FaultProxy:
             client.write(data)
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
+        task = cast(asyncio.Task[Any], asyncio.current_task())
         self._tasks.add(task)
         self._clients.append(client)
         self.accepted += 1
@@ -163,6 +154,7 @@ class FaultProxy:
             with contextlib.suppress(OSError, asyncio.CancelledError):  # cancelled: when the proxy ends
                 if not self._deaf:
                     await self._forward(reader, client)
+                    return
                 while await reader.read(65536):
                     pass
         finally:
@@ -179,9 +171,8 @@ class FaultProxy:
         }
         try:
             done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            if any(pump.result() for pump in done):
-                _reset(client)
-                _reset(server)
+            for end in (client, server) if any(pump.result() for pump in done) else ():
+                _reset(end)
         finally:
             for pump in pumps:
                 pump.cancel()
@@ -232,7 +223,9 @@ async def _deliver(message: bytes, to: asyncio.StreamWriter, rules: list[_Rule],
 def _reset(writer: asyncio.StreamWriter) -> None:
     """Close with RST instead of FIN, whatever is buffered."""
     if not writer.transport.is_closing():
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+        writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
         writer.transport.abort()
 
 

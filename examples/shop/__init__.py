@@ -2,7 +2,12 @@
 
 Two copies of the same shop get the same visitors and ask two copies of the same inventory service,
 which goes through the same bad day (`script.py`). One shop calls it plainly, the other through a
-pipeline (`protection.py`). All are real ASGI services on the loopback, in processes of their own.
+pipeline, and has limits at its door (`protection.py`). All are real ASGI services on the loopback, in
+processes of their own. With `--url redis://…` each shop is two processes, which are visited by turns and, in
+the protected shop, share limits and breaker on that Redis.
+
+One user is greedy (`greedy.py`) until the slow phase ends: asks for all products at once, again and again,
+but after a refusal waits for as long as its Retry-After says.
 
 The protected shop makes promises (`promises.py`); the exit status is 0 only if it kept them all:
 
@@ -11,7 +16,11 @@ The protected shop makes promises (`promises.py`); the exit status is 0 only if 
 - while the inventory is down it gets at most 20 % of the calls that the unprotected shop sends;
 - the breaker opens within 2 s of the outage, and is closed for good 2.5 s after its end;
 - before the first trouble, and from 2.5 s after the outage, at least 99 % of the answers are fresh;
-- while the inventory is flaky, at least 85 % are.
+- while the inventory is flaky, at least 85 % are;
+- of the greedy user's requests no window has more than the limit allows, for all processes together;
+- Retry-After is honoured: back exactly when told, the greedy user is let in, 99 times of 100;
+- every refusal has a Retry-After of at least 1 s;
+- no other visitor is refused.
 
 To add a pattern: its routes in `service.py`, its policy in `protection.py`, its promise in
 `promises.py`.

@@ -104,6 +104,7 @@ def inventory_pipeline(last_known: LastKnown, backend: ar.Backend) -> ar.Pipelin
             window=ar.Window.seconds(0.8),
             minimum_calls=12,
             recovery_timeout=1.0,
+            probe_timeout=1.0,
             backend=backend,
         ),
         attempt_timeout=ar.Timeout(0.3, name="inventory attempt"),

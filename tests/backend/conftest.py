@@ -1,31 +1,16 @@
-"""The servers, also where `tests/conftest.py` has not loaded them; and a proxy in front of one."""
+"""A proxy in front of a server, and a backend that sees the server only through it."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from fixtures import pytest_terminal_summary as pytest_terminal_summary  # what could not be tested, loudly
+from servers import RedisServer
 
 from aresilience.backend import connect
 from aresilience.backend.redis import RedisBackend
 from aresilience.testing.proxy import FaultProxy
-
-if TYPE_CHECKING:
-    from servers import RedisServer
-
-for _name in ("servers", "fixtures"):
-    if _name not in sys.modules:
-        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).parents[1] / f"{_name}.py")
-        assert _spec is not None
-        assert _spec.loader is not None
-        sys.modules[_name] = importlib.util.module_from_spec(_spec)
-        _spec.loader.exec_module(sys.modules[_name])
-        if _name == "fixtures":  # as if they stood here
-            globals().update({n: v for n, v in vars(sys.modules[_name]).items() if not n.startswith("__")})
 
 
 @pytest.fixture

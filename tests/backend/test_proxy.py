@@ -33,6 +33,8 @@ class Echo:
             while line := await reader.readline():
                 self.got.append(line.strip())
                 writer.write(b"$%d\r\n%s\r\n" % (len(line.strip()), line.strip()))
+                if line == b"quit\r\n":
+                    break
         except OSError:
             pass
         finally:
@@ -213,7 +215,12 @@ async def test_new_connections_are_refused_or_swallowed(client: Client, between:
 
 
 async def test_an_end_is_passed_on(client: Client, between: FaultProxy, echo: Echo) -> None:
-    """The client leaves: so does the server's side; nobody upstream: the client hears it."""
+    """Either side leaves: so does the other; nobody upstream: the client hears it."""
+    left = await Client.to(between)
+    left.ask(b"quit")
+    assert await left.hear() == b"quit"
+    assert await left.ended() == b"FIN"
+    left.writer.close()
     client.writer.close()
     await eventually(lambda: between.connections == 0)
     echo._server.close()

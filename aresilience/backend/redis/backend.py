@@ -83,7 +83,10 @@ class RedisBackend(Backend):
         return loop.time() - started
 
     def command(self, *words: Argument, key: bytes | None = None) -> asyncio.Future[Any]:
-        """One command, in this turn's write. `key` says which node of a cluster."""
+        """One command, in this turn's write. `key` says which node of a cluster.
+
+        Its reply is believed: only those of scripts prove, by their nonce, whose they are.
+        """
         routes = self._ready()
         request = Plain(asyncio.get_running_loop(), words)
         routes.link(key).ask(request)
@@ -98,7 +101,8 @@ class RedisBackend(Backend):
     ) -> asyncio.Future[Any]:
         """One call of a script; the list that it returns, without the nonce.
 
-        Who is cancelled leaves the reply to `undo`, to give back what the script took.
+        Who cancels the future leaves the reply to `undo`, to give back what the script took. Where the task is
+        cancelled when the future is done but the task has not run on yet, that is left to the task.
         """
         routes = self._ready()
         request = Call(asyncio.get_running_loop(), script, keys, args, undo)
