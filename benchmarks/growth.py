@@ -20,7 +20,6 @@ from benchmarks.results import Report, Verdict
 
 __all__ = ["Growth", "Subject"]
 
-_SIZES = (1, 10, 100, 1_000, 10_000, 100_000)
 _SLICE = 5  # times that of a row of calls
 
 Setup: TypeAlias = Callable[[int, AsyncExitStack], Coroutine[Any, Any, Slice]]
@@ -52,19 +51,21 @@ class Growth:
 
     def measure(self, settings: Settings, done: Done) -> Report:
         """Each subject in a process of its own."""
-        sizes = tuple(f"{size:,}" for size in _SIZES)
+        sizes = tuple(f"{size:,}" for size in settings.sizes)
         header = ("÷ the smallest", *sizes, "total, ns, for orientation")
         report = Report(self.title, header, notes=list(self.notes))
         growth: dict[str, list[Spread]] = {}
         for part, subject in enumerate(self.subjects):
             taken: dict[int, list[float]] = in_fresh_process(self.name, part, settings)
             done((part + 1) / len(self.subjects))
-            smallest, *larger = (taken[size] for size in _SIZES)
+            smallest, *larger = (taken[size] for size in settings.sizes)
             growth[subject.name] = [Spread.of(ratios(each, smallest)) for each in larger]
             nanoseconds = f"{Spread.of(smallest).median:,.0f} → {Spread.of(larger[-1]).median:,.0f}"
             report.rows.append((subject.name, "1", *map(str, growth[subject.name]), nanoseconds))
         report.verdicts = [
-            _verdict(subject, subject.goal, growth) for subject in self.subjects if subject.goal is not None
+            _verdict(subject, subject.goal, growth, settings.sizes[-1])
+            for subject in self.subjects
+            if subject.goal is not None
         ]
         return report
 
@@ -76,22 +77,24 @@ class Growth:
         return settings.run(_measured(subject.setup, settings))
 
 
-def _verdict(subject: Subject, goal: float, growth: Mapping[str, Sequence[Spread]]) -> Verdict:
+def _verdict(
+    subject: Subject, goal: float, growth: Mapping[str, Sequence[Spread]], largest: int
+) -> Verdict:
     worst = max(growth[subject.name], key=lambda spread: spread.median)
     found = f"{worst}×"
     if subject.control:
         found += f"; {subject.control}: {short(max(spread.median for spread in growth[subject.control]))}×"
-    return Verdict(f"{subject.name}: ≤ {goal:g}× up to {_SIZES[-1]:,}", found, worst.median <= goal)
+    return Verdict(f"{subject.name}: ≤ {goal:g}× up to {largest:,}", found, worst.median <= goal)
 
 
 async def _measured(setup: Setup, settings: Settings) -> dict[int, list[float]]:
     async with AsyncExitStack() as stack:
-        return await _in_rounds({size: await setup(size, stack) for size in _SIZES}, settings)
+        return await _in_rounds({size: await setup(size, stack) for size in settings.sizes}, settings)
 
 
 async def _in_rounds(slices: Mapping[int, Slice], settings: Settings) -> dict[int, list[float]]:
-    enough = await calibrate(slices[_SIZES[0]], settings.slice_ns * _SLICE)
-    times = {size: max(size, enough) for size in _SIZES}
+    enough = await calibrate(slices[settings.sizes[0]], settings.slice_ns * _SLICE)
+    times = {size: max(size, enough) for size in settings.sizes}
     return await interleave(slices, times, settings.growth_rounds)
 
 
@@ -110,7 +113,7 @@ def _measured_apart(setup: Setup, settings: Settings) -> dict[int, list[float]]:
 
             return run
 
-        rounds = _in_rounds({size: in_its_own(size) for size in _SIZES}, settings)
+        rounds = _in_rounds({size: in_its_own(size) for size in settings.sizes}, settings)
         try:
             rounds.send(None)  # nothing in there ever waits
         except StopIteration as end:

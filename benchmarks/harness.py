@@ -61,6 +61,8 @@ class Settings:
     """In each process."""
     slice_ns: int = 4_000_000
     growth_rounds: int = 5
+    sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000, 100_000)
+    """Of what grows, the smallest first."""
     wire_processes: int = 3
     wire_rounds: int = 8
     wire_seconds: float = 0.1

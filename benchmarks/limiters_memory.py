@@ -38,8 +38,8 @@ def resident() -> int:
 _Ask = Callable[[str], Awaitable[Any]]
 
 
-def _limiter(algorithm: Any) -> Callable[[], _Ask]:
-    return lambda: ar.RateLimiter(_RATE, algorithm=algorithm, max_keys=_MANY).try_acquire
+def _limiter() -> _Ask:
+    return ar.RateLimiter(_RATE, max_keys=_MANY).try_acquire
 
 
 def _dict() -> _Ask:
@@ -55,9 +55,7 @@ def _dict() -> _Ask:
 
 
 _KINDS: tuple[tuple[str, Callable[[], _Ask]], ...] = (
-    ("gcra", _limiter("gcra")),
-    ("fixed_window", _limiter("fixed_window")),
-    ("sliding_window", _limiter("sliding_window")),
+    ("RateLimiter", _limiter),
     ("control: a dict of as many numbers", _dict),
 )
 

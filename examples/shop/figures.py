@@ -81,7 +81,7 @@ class Side:
     retries: int = 0
     degraded_by: Counter[str] = field(default_factory=Counter)
     alone: int = 0
-    """How often its store did not answer in time."""
+    """How often it went on without its store."""
     knocks: list[Knock] = field(default_factory=list)
     """What the greedy user did."""
 

@@ -121,7 +121,7 @@ class Journal:
     degraded: dict[str, int] = field(default_factory=dict)
     """How often which error was answered from memory."""
     alone: int = 0
-    """How often Redis did not answer in time."""
+    """How often it went on without Redis."""
 
     def __call__(self, event: ar.Event) -> None:
         match event:

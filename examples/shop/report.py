@@ -88,7 +88,7 @@ def events(console: Console, side: Side) -> None:
     told = f"{side.retries} retries; from memory because of {why or 'nothing'}"
     console.print(f"[bold]{side.name}:[/] {told}", highlight=False)
     if side.alone:
-        console.print(f"[yellow]Redis did not answer in time {side.alone} times[/]", highlight=False)
+        console.print(f"[yellow]it decided {side.alone} times without Redis[/]", highlight=False)
 
 
 def punctuality(console: Console, sides: list[Side]) -> None:

@@ -22,7 +22,16 @@ async def proxy(redis_server: RedisServer) -> AsyncIterator[FaultProxy]:
 
 @pytest.fixture
 async def proxied(proxy: FaultProxy) -> AsyncIterator[RedisBackend]:
-    """An open backend whose only connection goes through `proxy`; its deadline is 0.2 s."""
+    """An open backend whose only connection goes through `proxy`; its deadline is long."""
+    backend = connect(f"redis://127.0.0.1:{proxy.port}", deadline=3.0)
+    assert isinstance(backend, RedisBackend)
+    async with backend:
+        yield backend
+
+
+@pytest.fixture
+async def hurried(proxy: FaultProxy) -> AsyncIterator[RedisBackend]:
+    """The same with a deadline of 0.2 s, for faults that last until then."""
     backend = connect(f"redis://127.0.0.1:{proxy.port}", deadline=0.2)
     assert isinstance(backend, RedisBackend)
     async with backend:

@@ -214,7 +214,7 @@ def test_r19_a_backend_that_nobody_closed_makes_one_kind_of_noise(
     assert said.stdout.strip() == "done"
     assert "was never closed" in said.stderr
     for line in said.stderr.splitlines():
-        if not line.startswith(" "):
+        if not line.startswith((" ", "Executing <")):  # asyncio remarks on a busy machine
             assert "ResourceWarning" in line, said.stderr
 
 

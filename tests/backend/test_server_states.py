@@ -125,14 +125,14 @@ async def test_s4_loading_is_waited_for_within_the_deadline(
 
 
 async def test_s4_loading_for_longer_is_refused_at_the_deadline(
-    proxied: RedisBackend, proxy: FaultProxy
+    hurried: RedisBackend, proxy: FaultProxy
 ) -> None:
     """S4 LOADING until the deadline: REFUSED, and it says why."""
     proxy.replies.replace(b"-LOADING Redis is loading the dataset in memory\r\n", times=None)
-    error = await error_of(proxied)
+    error = await error_of(hurried)
     assert (type(error), "LOADING" in str(error)) == (Refused, True)
     proxy.replies.heal()
-    assert await proxied.run(ECHO, [], ["x"]) == [b"x"]
+    assert await hurried.run(ECHO, [], ["x"]) == [b"x"]
 
 
 @both_versions

@@ -43,12 +43,12 @@ async def timed(call: Any) -> tuple[BaseException | None, float]:
 
 @both_versions
 async def test_r1_a_lost_reply_is_unknown_and_ran_once(
-    proxied: RedisBackend, proxy: FaultProxy, redis_server: RedisServer
+    hurried: RedisBackend, proxy: FaultProxy, redis_server: RedisServer
 ) -> None:
     """R1 reply lost after execution: UNKNOWN, one execution."""
-    assert await proxied.run(COUNT, [b"ar:n"], []) == [1]
+    assert await hurried.run(COUNT, [b"ar:n"], []) == [1]
     proxy.replies.swallow()
-    error, seconds = await timed(proxied.run(COUNT, [b"ar:n"], []))
+    error, seconds = await timed(hurried.run(COUNT, [b"ar:n"], []))
     assert type(error) is OutcomeUnknown
     assert 0.19 < seconds < 0.2 + SLACK
     assert redis_server.command("GET", "ar:n") == "2"
@@ -56,27 +56,27 @@ async def test_r1_a_lost_reply_is_unknown_and_ran_once(
 
 @both_versions
 async def test_r2_a_lost_request_is_unknown_and_never_ran(
-    proxied: RedisBackend, proxy: FaultProxy, redis_server: RedisServer
+    hurried: RedisBackend, proxy: FaultProxy, redis_server: RedisServer
 ) -> None:
     """R2 request lost: UNKNOWN, 0 executions, same handling as R1."""
-    assert await proxied.run(COUNT, [b"ar:n"], []) == [1]
+    assert await hurried.run(COUNT, [b"ar:n"], []) == [1]
     proxy.requests.swallow()
-    error, seconds = await timed(proxied.run(COUNT, [b"ar:n"], []))
+    error, seconds = await timed(hurried.run(COUNT, [b"ar:n"], []))
     assert type(error) is OutcomeUnknown
     assert seconds < 0.2 + SLACK
     assert redis_server.command("GET", "ar:n") == "1"
 
 
 async def test_r1_nothing_of_a_lost_reply_reaches_the_next_caller(
-    proxied: RedisBackend, proxy: FaultProxy
+    hurried: RedisBackend, proxy: FaultProxy
 ) -> None:
     """After a lost reply the next one would be taken for it: the nonce tells, and the connection is dropped."""
     proxy.replies.swallow()
-    first = asyncio.ensure_future(proxied.run(ECHO, [], ["first"]))
-    second = asyncio.ensure_future(proxied.run(ECHO, [], ["second"]))
+    first = asyncio.ensure_future(hurried.run(ECHO, [], ["first"]))
+    second = asyncio.ensure_future(hurried.run(ECHO, [], ["second"]))
     results = await asyncio.gather(first, second, return_exceptions=True)
     assert [type(result) for result in results] == [OutcomeUnknown, OutcomeUnknown]
-    assert await proxied.run(ECHO, [], ["third"]) == [b"third"]
+    assert await hurried.run(ECHO, [], ["third"]) == [b"third"]
     assert proxy.accepted == 2
 
 
@@ -155,17 +155,17 @@ async def test_r7_a_refused_connection_is_not_sent_at_once() -> None:
 
 
 async def test_r8_a_connection_that_is_never_answered_is_not_sent(
-    proxied: RedisBackend, proxy: FaultProxy
+    hurried: RedisBackend, proxy: FaultProxy
 ) -> None:
     """R8 accepted and never answered: NOT_SENT at the deadline; when it answers again, so do we."""
     proxy.black_hole()
     proxy.cut()
     await eventually(lambda: proxy.connections == 0)
-    error, seconds = await timed(proxied.command("ECHO", "lost"))
+    error, seconds = await timed(hurried.command("ECHO", "lost"))
     assert type(error) is NotSent
     assert 0.19 < seconds < 0.2 + SLACK
     await proxy.heal()
-    assert await eventually(lambda: _answers(proxied), within=0.5)
+    assert await eventually(lambda: _answers(hurried), within=0.5)
 
 
 async def test_r8_a_connection_that_is_not_even_accepted_is_not_sent() -> None:
@@ -213,14 +213,14 @@ async def test_r10_there_is_no_pool_to_exhaust(
 
 
 async def test_r10_waiting_for_the_connection_is_bounded(
-    proxied: RedisBackend, redis_server: RedisServer
+    hurried: RedisBackend, redis_server: RedisServer
 ) -> None:
     """R10 what cannot leave for lack of room waits for its deadline, and is NOT_SENT then."""
     redis_server.pause()
     try:
         errors = []
         for turn in range(4):  # two writes are in flight at most: the others wait
-            errors.append(asyncio.ensure_future(timed(proxied.command("ECHO", str(turn)))))
+            errors.append(asyncio.ensure_future(timed(hurried.command("ECHO", str(turn)))))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         results = await asyncio.gather(*errors)

@@ -158,14 +158,14 @@ async def test_a_connection_that_went_silent_is_replaced(proxied: RedisBackend, 
 
 
 async def test_a_server_without_answers_is_given_up_in_time(
-    proxied: RedisBackend, proxy: FaultProxy
+    hurried: RedisBackend, proxy: FaultProxy
 ) -> None:
     """A connection that is accepted and not answered: tried again after the deadline, not waited for."""
     proxy.black_hole()
-    Listener(proxied, "news")
+    Listener(hurried, "news")
     await eventually(lambda: proxy.accepted >= 3, within=2.0)
     await proxy.heal()
-    await eventually(proxied._wakeups.connected.is_set, within=3.0)
+    await eventually(hurried._wakeups.connected.is_set, within=3.0)
 
 
 async def test_a_listener_that_fails_harms_nobody(

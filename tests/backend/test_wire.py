@@ -317,18 +317,18 @@ async def test_a_storm_of_cancellations_crosses_no_replies_and_costs_no_connecti
 
 
 async def test_a_reply_that_comes_too_late_costs_its_caller_only(
-    proxied: RedisBackend, proxy: FaultProxy
+    hurried: RedisBackend, proxy: FaultProxy
 ) -> None:
     """A reply after its deadline: unknown for that caller; the connection stays, later replies are right."""
     proxy.replies.delay(0.25)
     with pytest.raises(OutcomeUnknown):
-        await proxied.command("ECHO", "late")
-    assert await proxied.command("ECHO", "next") == b"next"
+        await hurried.command("ECHO", "late")
+    assert await hurried.command("ECHO", "next") == b"next"
     assert proxy.accepted == 1
 
 
 async def test_a_connection_from_which_nothing_comes_is_given_up(
-    proxied: RedisBackend, proxy: FaultProxy
+    hurried: RedisBackend, proxy: FaultProxy
 ) -> None:
     """No reply for two deadlines, though asked: a new connection, over which it works again."""
     proxy.replies.delay(30.0)
@@ -336,7 +336,7 @@ async def test_a_connection_from_which_nothing_comes_is_given_up(
     silent_since = loop.time()
     while True:
         try:
-            assert await proxied.command("ECHO", "x") == b"x"
+            assert await hurried.command("ECHO", "x") == b"x"
             break
         except OutcomeUnknown:
             assert loop.time() - silent_since < 4 * 0.2
@@ -344,18 +344,18 @@ async def test_a_connection_from_which_nothing_comes_is_given_up(
 
 
 async def test_a_silent_connection_is_given_up_also_when_nothing_more_can_leave(
-    proxied: RedisBackend, proxy: FaultProxy
+    hurried: RedisBackend, proxy: FaultProxy
 ) -> None:
     """Both writes that may be in flight are unanswered: those who wait to leave see to a new connection."""
     proxy.replies.delay(30.0)
-    calls = [proxied.command("ECHO", "first")]
+    calls = [hurried.command("ECHO", "first")]
     await turns(3)
-    calls.append(proxied.command("ECHO", "second"))
+    calls.append(hurried.command("ECHO", "second"))
     kinds = [type(error) for error in await asyncio.gather(*calls, return_exceptions=True)]
     assert kinds == [OutcomeUnknown, OutcomeUnknown]
     with pytest.raises(NotSent):
-        await proxied.command("ECHO", "third")
-    assert await eventually(lambda: _answers(proxied), within=1.0)
+        await hurried.command("ECHO", "third")
+    assert await eventually(lambda: _answers(hurried), within=1.0)
     assert proxy.accepted == 2
 
 
