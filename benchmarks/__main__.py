@@ -38,7 +38,9 @@ def main() -> None:
     ask = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     ask.add_argument("--only", metavar="PATTERN", help="those with this in their name, * and ? allowed")
     ask.add_argument("--rounds", type=int, help="rounds in each process")
-    ask.add_argument("--quick", action="store_true", help="a first look: few and short rounds")
+    ask.add_argument(
+        "--quick", action="store_true", help="a first look: few, short rounds and small crowds"
+    )
     ask.add_argument("--uvloop", action="store_true", help="on uvloop instead of asyncio's own loop")
     ask.add_argument("--list", action="store_true", help="name the benchmarks")
     asked = ask.parse_args()
@@ -60,6 +62,7 @@ def main() -> None:
             rounds=10,
             slice_ns=1_000_000,
             growth_rounds=2,
+            sizes=(1, 100, 10_000),
             wire_processes=1,
             wire_rounds=4,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -65,7 +66,7 @@ async def test_r16_the_retries_of_a_client_are_not_ours(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         client = redis.asyncio.Redis(port=proxy.port, **options)
-    async with RedisBackend(client, deadline=0.2) as backend:
+    async with RedisBackend(client, deadline=0.5) as backend:
         assert await backend.run(COUNT, [b"ar:n"], []) == [1]
         proxy.replies.swallow()
         with pytest.raises(OutcomeUnknown):
@@ -223,7 +224,10 @@ def test_a_backend_that_is_closed_makes_none(redis_server: RedisServer) -> None:
     closed = FORGOTTEN.format(
         url=redis_server.url, run=RUNS["asyncio.run"], forget="await backend.__aexit__(None, None, None)"
     )
-    assert (python(closed).stderr, python(closed).stdout.strip()) == ("", "done")
+    run = python(closed)
+    slow = re.compile(r"^Executing .* took .* seconds$")  # what asyncio says on a busy machine
+    said = [line for line in run.stderr.splitlines() if not slow.match(line)]
+    assert (said, run.stdout.strip()) == ([], "done")
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
