@@ -218,6 +218,14 @@ class _Stepped:
             self._driver.suspended(waits_for, self._awaitable)
             try:
                 yield waits_for
+            except GeneratorExit:  # its loop is gone: what it waits for will never be stepped again
+                inner = self._awaitable
+                if (
+                    not inspect.iscoroutine(inner)
+                    or inspect.getcoroutinestate(inner) != inspect.CORO_CLOSED
+                ):
+                    iterator.close()
+                raise
             except BaseException as error:  # noqa: BLE001 - thrown on into the coroutine
                 thrown = error
 

@@ -67,7 +67,7 @@ class RedisBackend(Backend):
             for task in self._tasks:
                 task.cancel()
             if self._tasks:
-                await asyncio.wait(self._tasks)
+                await asyncio.wait(self._tasks, timeout=self.deadline)
         if self._wakeups is not None:
             await self._wakeups.close()
         if self._routes is not None:
