@@ -254,7 +254,13 @@ class SentinelTrio:
 
     def __init__(self, program: str, folder: Path) -> None:
         self.nodes = [RedisServer(program, folder / "0")]
-        replica_of = ("--replicaof", f"127.0.0.1 {self.nodes[0].port}", "--repl-diskless-sync-delay", "0")
+        replica_of = (
+            "--replicaof",
+            "127.0.0.1",
+            str(self.nodes[0].port),
+            "--repl-diskless-sync-delay",
+            "0",
+        )
         self.nodes += [RedisServer(program, folder / str(i), *replica_of) for i in (1, 2)]
         ports = {str(i) * 40: free_port() for i in (1, 2, 3)}
         self.sentinels = [
