@@ -208,8 +208,8 @@ async def test_t3_t4_what_happens_without_the_store(redis_server: RedisServer, a
         async with connect(f"redis://127.0.0.1:{proxy.port}", deadline=0.1) as backend:
             limiter = RateLimiter("10/h", name="x", on_store_error=answer, local_share=0.3, backend=backend)
             seen = Recorder()
-            limiter.listen(seen)
             await limiter.try_acquire("warm")
+            limiter.listen(seen)
             redis_server.command("CONFIG", "RESETSTAT")
             proxy.replies.swallow(times=None)
             started = time.monotonic()
