@@ -165,7 +165,7 @@ class Bulkhead(Policy):
             return None
         timers = self._timers
         if timers is None or timers.loop is not loop:
-            timers = self._timers = EqualTimers(loop, self._max_wait, self._give_up)
+            timers = self._timers = EqualTimers(loop, self._max_wait, lambda _, late: self._give_up(late))
         timers.start(waiter, waiter)
         return partial(timers.stop, waiter)
 

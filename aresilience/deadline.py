@@ -11,15 +11,30 @@ and timeouts shrink to it, and the body's own task is cancelled when it is reach
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from datetime import timedelta
 from types import TracebackType
+from typing import Any
 
 from aresilience import arguments
 from aresilience.errors import DeadlineExceeded, TimedOut
 
-__all__ = ["AMBIENT", "Expiry", "ambient", "deadline", "leave", "time_remaining"]
+__all__ = [
+    "AMBIENT",
+    "COUNT_IS_RIGHT",
+    "Expiry",
+    "ambient",
+    "cut_off",
+    "deadline",
+    "is_own_cancel",
+    "leave",
+    "time_remaining",
+]
+
+COUNT_IS_RIGHT = sys.version_info >= (3, 13)
+"""Before, a TaskGroup that failed left `Task.cancelling()` raised for ever (python/cpython#116720)."""
 
 AMBIENT: ContextVar[float | None] = ContextVar("aresilience_deadline", default=None)
 """The ambient deadline on the loop's clock, or None: set by whoever enforces it."""
@@ -55,11 +70,14 @@ class Expiry:
     Within, `when` is the ambient deadline, unless there is an earlier one.
     """
 
-    __slots__ = ("_cancelling", "_error", "_handle", "_outer", "_task", "_when", "expired")
+    __slots__ = ("_before", "_cancelling", "_error", "_handle", "_outer", "_task", "_when", "expired")
+
+    _task: asyncio.Task[object]
 
     def __init__(self, when: float, error: Callable[[], TimedOut]) -> None:
         self._when = when
         self._error = error
+        self._before = 0
         self.expired = False
 
     def __enter__(self) -> Expiry:
@@ -75,7 +93,7 @@ class Expiry:
 
     def _expire(self) -> None:
         self.expired = True
-        self._task.cancel()
+        self._before = cut_off(self._task)
 
     def __exit__(
         self,
@@ -85,17 +103,71 @@ class Expiry:
     ) -> None:
         self._handle.cancel()
         leave(self._outer)
-        if self.expired and is_own_cancel(self._task, self._cancelling, error):
+        task = self._task
+        del self._task  # it will hold the error, whose traceback holds this object
+        ours = self.expired and is_own_cancel(task, self._cancelling, error, self._before)
+        del task
+        if ours:
             raise self._error() from error
 
 
-def is_own_cancel(task: asyncio.Task[object], cancelling: int, error: BaseException | None) -> bool:
+def cut_off(task: asyncio.Task[Any]) -> int:
+    """Cancel `task`; what is returned is for `is_own_cancel`.
+
+    It is the task's count of cancels where that count can be wrong, if none is on its way: then what it
+    shows may be the rest of a TaskGroup that failed.
+    """
+    before = 0 if COUNT_IS_RIGHT else _left_over(task)
+    if before:
+        task.cancel(_Cut(before))
+    else:
+        task.cancel()
+    return before
+
+
+def is_own_cancel(
+    task: asyncio.Task[Any], cancelling: int, error: BaseException | None, before: int = 0
+) -> bool:
     """After we cancelled `task` once: take that back, and tell whether `error` is due to it alone.
 
     `cancelling` is `task.cancelling()` from before the body began: a higher count now means that
-    somebody else wants this task to end too, and theirs wins.
+    somebody else wants this task to end too, and theirs wins; unless it was as high `before`, as
+    `cut_off` says, and the body was not cleaning up after an earlier cancel.
     """
-    return task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError)
+    count = task.uncancel()
+    if not isinstance(error, asyncio.CancelledError) or count > max(cancelling, before):
+        return False
+    earlier = error.__context__
+    return (
+        count <= cancelling
+        or not isinstance(earlier, asyncio.CancelledError)
+        or any(isinstance(message, _Cut) for message in earlier.args)
+    )
+
+
+class _Cut(int):
+    """The message of our own cancel: for a second limit that ends at the same moment."""
+
+
+def _left_over(task: asyncio.Task[Any]) -> int:
+    """`task.cancelling()`, or 0 if somebody else's cancel is on its way to the task's code."""
+    on_its_way = _pending_cancel(task)
+    if on_its_way is None:
+        return task.cancelling()
+    message = getattr(on_its_way, "_cancel_message", None)
+    return message if isinstance(message, _Cut) else 0
+
+
+def _pending_cancel(task: asyncio.Task[Any]) -> asyncio.Future[Any] | None:
+    """What bears a cancel that the task's code has not seen yet: the task, or what it waits for."""
+    if getattr(task, "_must_cancel", False):
+        return task
+    waits_for: asyncio.Future[Any] | None = getattr(task, "_fut_waiter", None)
+    if waits_for is None:
+        return None
+    if isinstance(waits_for, asyncio.Task) and not waits_for.done():
+        return waits_for if waits_for.cancelling() else None
+    return waits_for if waits_for.cancelled() or getattr(waits_for, "_cancel_requested", False) else None
 
 
 class deadline:  # noqa: N801 - a context manager that reads like a statement

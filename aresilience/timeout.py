@@ -28,7 +28,7 @@ from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
 from aresilience import arguments
-from aresilience.deadline import AMBIENT, Expiry, ambient, is_own_cancel, leave
+from aresilience.deadline import AMBIENT, Expiry, ambient, cut_off, is_own_cancel, leave
 from aresilience.errors import DeadlineExceeded, TimedOut
 from aresilience.events import Event, Listener
 from aresilience.policy import Layer, Policy
@@ -54,15 +54,18 @@ class TimeoutExpired(Event):
 class _Timers(EqualTimers[int, _Task]):
     """One loop's timers, and the thread that they belong to."""
 
-    __slots__ = ("thread",)
+    __slots__ = ("before", "thread")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        super().__init__(loop, seconds, _cancel)
+        super().__init__(loop, seconds, self._cut_off)
         self.thread = get_ident()
+        self.before: dict[int, int] = {}
+        """What `cut_off` returned for a call, unless that was 0."""
 
-
-def _cancel(task: _Task) -> None:
-    task.cancel()
+    def _cut_off(self, key: int, task: _Task) -> None:
+        before = cut_off(task)
+        if before:
+            self.before[key] = before
 
 
 class Timeout(Policy):
@@ -96,6 +99,7 @@ class Timeout(Policy):
             now = timers.now()
             deadline, when = ambient(), now + self.seconds
             if deadline is not None and deadline < when:
+                del task  # as below
                 return await self._until(deadline, now, fn, args, kwargs)
             cancelling = task.cancelling()
             outer = AMBIENT.set(when)
@@ -108,12 +112,16 @@ class Timeout(Policy):
                 result = await fn(*args, **kwargs)
             except BaseException as error:
                 leave(outer)
-                if entries.pop(key, None) is None and is_own_cancel(task, cancelling, error):
+                if entries.pop(key, None) is None and is_own_cancel(
+                    task, cancelling, error, timers.before.pop(key, 0)
+                ):
+                    del task  # it will hold the error, whose traceback holds this frame
                     self._tell(self.seconds)
                     raise TimedOut(f"{self.name}: no answer within {self.seconds:g} s") from error
                 raise
             AMBIENT.reset(outer)
             if entries.pop(key, None) is None:  # it ignored its cancellation and has an answer
+                timers.before.pop(key, None)
                 task.uncancel()
             return result
 

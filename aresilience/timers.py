@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 
 class EqualTimers(Generic[K, T]):
-    """Calls `expire(item)` for every item that was started `seconds` ago and not stopped since."""
+    """Calls `expire(key, item)` for every item that was started `seconds` ago and not stopped since."""
 
     __slots__ = ("_expire", "armed", "entries", "loop", "now", "seconds")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, seconds: float, expire: Callable[[T], None]
+        self, loop: asyncio.AbstractEventLoop, seconds: float, expire: Callable[[K, T], object]
     ) -> None:
         self.loop = loop
         self.now = reader(loop)
@@ -62,4 +62,4 @@ class EqualTimers(Generic[K, T]):
             due.append((key, item))
         for key, item in due:
             del self.entries[key]
-            self._expire(item)
+            self._expire(key, item)

@@ -32,7 +32,7 @@ async def test_each_ends_on_time_unless_stopped(
     """Timers of two seconds: started and stopped at these times, expired at those."""
     loop = asyncio.get_running_loop()
     seen: list[tuple[str, float]] = []
-    timers: EqualTimers[str, str] = EqualTimers(loop, 2.0, lambda item: seen.append((item, loop.time())))
+    timers: EqualTimers[str, str] = EqualTimers(loop, 2.0, lambda _, item: seen.append((item, loop.time())))
     for key, when in starts.items():
         loop.call_at(when, timers.start, key, key)
     for key, when in stops.items():
@@ -80,7 +80,7 @@ def test_any_history_is_that_of_a_list_of_deadlines(history: list[tuple[str, flo
         assert isinstance(loop, LiveTimers)
         expired: list[tuple[int, float]] = []
         timers: EqualTimers[int, int] = EqualTimers(
-            loop, 2.0, lambda item: expired.append((item, loop.time()))
+            loop, 2.0, lambda _, item: expired.append((item, loop.time()))
         )
         running: dict[int, float] = {}
         expected: list[tuple[int, float]] = []
@@ -115,7 +115,7 @@ def test_an_expiry_may_start_and_stop_timers() -> None:
         loop = asyncio.get_running_loop()
         seen: list[tuple[str, float]] = []
 
-        def expire(item: str) -> None:
+        def expire(key: str, item: str) -> None:
             seen.append((item, loop.time()))
             if item == "a":
                 timers.start("next", "next")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import warnings
 from asyncio import current_task
 from collections import deque
@@ -15,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from aresilience.budget import ATTEMPT_OF, Caller, RetryBudget
 from aresilience.chance import entropy
-from aresilience.deadline import Expiry, ambient
+from aresilience.deadline import COUNT_IS_RIGHT, Expiry, ambient
 from aresilience.dispose import Dispose, dispose_of
 from aresilience.errors import DeadlineExceeded, PipelineWarning, Rejected, TimedOut
 from aresilience.events import Event, Listeners
@@ -37,9 +36,6 @@ __all__ = ["RetryGaveUp", "RetryScheduled", "Run", "Terms"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_COUNT_IS_RIGHT = sys.version_info >= (3, 13)
-"""Before, a TaskGroup that failed left `Task.cancelling()` raised for ever (python/cpython#116720)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +124,7 @@ class Run:
             self.terms.budget.deposit(now)
         if (
             self.terms.until is not None
-            and not _COUNT_IS_RIGHT
+            and not COUNT_IS_RIGHT
             and (task := current_task(self._loop)) is not None
         ):
             self._cancels = task.cancelling()
@@ -307,7 +303,7 @@ class Run:
         task = current_task(self._loop)
         if task is None or not task.cancelling():
             return False
-        if _COUNT_IS_RIGHT:
+        if COUNT_IS_RIGHT:
             return True
         return task.cancelling() > self._cancels if error is None else _comes_of_a_cancel(error)
 

@@ -107,7 +107,7 @@ class Link:
     def timers(deadline: float) -> EqualTimers[int, Request]:
         """The deadlines of all requests of a backend, whichever link has them."""
         loop = asyncio.get_running_loop()
-        return EqualTimers(loop, deadline, lambda request: request.link.expired(request))
+        return EqualTimers(loop, deadline, lambda _, request: request.link.expired(request))
 
     def ask(self, request: Request) -> None:
         """Queue a request; its future tells the rest."""
