@@ -6,8 +6,11 @@ Every message says which argument of what, what is allowed and what was got. A w
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
@@ -86,7 +89,14 @@ def plain_function(where: str, value: Any) -> Callable[..., Any]:
     return value  # type: ignore[no-any-return]
 
 
-def answers_later(function: Callable[..., Any]) -> bool:
+def answers_later(function: object) -> bool:
     """Whether it is a coroutine function, or an object that is called like one."""
-    call = getattr(function, "__call__", None)  # noqa: B004
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function):
+        return True
+    if sys.version_info < (3, 12) and asyncio.iscoroutinefunction(function):
+        return True  # AsyncMock, which inspect recognises from 3.12 on
+    if isinstance(function, type) or inspect.isroutine(function):
+        return False
+    return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Protocol
 
 from aresilience import arguments
 
@@ -20,14 +19,36 @@ _BUCKETS = _TENTHS + 1
 """The one that is being filled, and a whole window before it."""
 
 
-class Caller(Protocol):
+class Caller:
     """A call in progress, as its own attempts see it."""
+
+    __slots__ = ("outer", "running")
+
+    outer: Caller | None
+    """The call that it is itself an attempt of."""
+    running: bool
+    """Whether an attempt is being made now."""
+
+    def __init__(self) -> None:
+        self.outer = outer = _running(ATTEMPT_OF.get())
+        self.running = False
+        if outer is not None:  # or calls that start each other would be a chain without end
+            outer.outer = _running(outer.outer)
 
     def has_paid(self, budget: RetryBudget) -> bool:
         """Whether it, or a call that it is an attempt of, has deposited there."""
+        return self.outer is not None and self.outer.has_paid(budget)
 
     def retries_alone(self) -> bool:
         """Whether it, or a call that it is an attempt of, wants no retry further in."""
+        return self.outer is not None and self.outer.retries_alone()
+
+
+def _running(caller: Caller | None) -> Caller | None:
+    """It, or the first further out that has not ended: a task may outlive what started it."""
+    while caller is not None and not caller.running:
+        caller = caller.outer
+    return caller
 
 
 ATTEMPT_OF: ContextVar[Caller | None] = ContextVar("aresilience_retry", default=None)

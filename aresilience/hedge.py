@@ -34,7 +34,7 @@ from fractions import Fraction
 from typing import Any, ParamSpec, TypeVar
 
 from aresilience import arguments
-from aresilience.budget import ATTEMPT_OF, RetryBudget
+from aresilience.budget import ATTEMPT_OF, Caller, RetryBudget
 from aresilience.dispose import Dispose, dispose_of
 from aresilience.errors import Rejected
 from aresilience.events import Event, Listener
@@ -164,18 +164,18 @@ class Hedge(Policy):
         return f"<Hedge {self.name!r} after {delay}, at most {self._max_hedges}>"
 
 
-class _Race:
+class _Race(Caller):
     """One call and its hedges; to policies further in, the call that they are attempts of."""
 
-    __slots__ = ("_call", "_hedge", "_loop", "_open", "_outer", "_started", "_tasks", "_winner")
+    __slots__ = ("_call", "_hedge", "_loop", "_started", "_tasks", "_winner")
 
     def __init__(self, hedge: Hedge, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        super().__init__()
         self._hedge = hedge
         self._call = call
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        self._outer = ATTEMPT_OF.get()
-        self._open = True
+        self.running = True
         self._tasks: list[asyncio.Task[Any]] = []
         self._winner: asyncio.Task[Any] | None = None
 
@@ -217,14 +217,7 @@ class _Race:
         return task
 
     def has_paid(self, budget: RetryBudget) -> bool:
-        """Whether this call, or one that it is an attempt of, has deposited there."""
-        if self._open and self._hedge._budget is budget:
-            return True
-        return self._outer is not None and self._outer.has_paid(budget)
-
-    def retries_alone(self) -> bool:
-        """Whether a call that this is an attempt of wants no retry further in."""
-        return self._outer is not None and self._outer.retries_alone()
+        return (self.running and self._hedge._budget is budget) or super().has_paid(budget)
 
     def _pay(self) -> bool:
         budget = self._hedge._budget
@@ -250,7 +243,7 @@ class _Race:
 
     async def close(self) -> None:
         """Cancel what still runs, wait until it has ended, dispose of results that nobody gets."""
-        self._open = False
+        self.running = False
         running = [task for task in self._tasks if not task.done()]
         for task in running:
             task.cancel()

@@ -12,11 +12,9 @@ belongs, so that a pipeline can warn of an order that cannot be meant.
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import functools
 import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, ParamSpec, TypeVar
@@ -75,7 +73,7 @@ class Policy(ABC):
 
         Raises `TypeError` if `fn` is not an async callable.
         """
-        if not _is_async(fn):
+        if not arguments.answers_later(fn):
             raise TypeError(_refusal(self, fn))
         wrapped = self.around(fn)
         if wrapped is fn:
@@ -94,24 +92,12 @@ class Policy(ABC):
         """
         if not callable(fn):
             raise TypeError(_no_function(self, fn))
-        return self.around(fn if _is_async(fn) else _awaiting(fn))(*args, **kwargs)
+        return self.around(fn if arguments.answers_later(fn) else _awaiting(fn))(*args, **kwargs)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` every event of this policy; the function returned ends it."""
         self._listeners.add(listener)
         return lambda: self._listeners.remove(listener)
-
-
-def _is_async(fn: object) -> bool:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    if inspect.iscoroutinefunction(fn):
-        return True
-    if sys.version_info < (3, 12) and asyncio.iscoroutinefunction(fn):
-        return True  # AsyncMock, which inspect recognises from 3.12 on
-    if isinstance(fn, type) or inspect.isroutine(fn):
-        return False
-    return inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
 def _refusal(policy: Policy, fn: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from unittest.mock import AsyncMock
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aresilience as ar
+from aresilience.policy import Policy
 from aresilience.testing import run_virtual
 
 CALL, EXTRA, REFUSED = "call", "extra", "refused"
@@ -281,22 +283,37 @@ async def test_calls_after_each_other_leave_nothing_behind() -> None:
     assert repr(budget) == "<RetryBudget 0 of 1500 used by 1500 calls>"
 
 
-async def test_tasks_that_start_each_other_leave_nothing_behind() -> None:
-    """Nor does a call that leaves the next one running, and so on."""
+@pytest.mark.parametrize(
+    ("make", "deposits"),
+    [
+        (lambda budget: ar.Retry(on=ConnectionError, budget=budget), 1501),
+        (lambda budget: ar.Hedge(delay=1.0, budget=budget), None),
+    ],
+    ids=["retry", "hedge"],
+)
+async def test_tasks_that_start_each_other_leave_nothing_behind(
+    make: Callable[[ar.RetryBudget], Policy], deposits: int | None
+) -> None:
+    """Nor does a call that leaves the next one running, and so on.
+
+    A hedged call is still at its end when the next begins, which is then a part of it and pays nothing.
+    """
     budget = ar.RetryBudget(ratio=1, floor=0)
     done = asyncio.Event()
     tasks: list[asyncio.Task[None]] = []
 
-    @ar.Retry(on=ConnectionError, budget=budget)
+    @make(budget)
     async def step(left: int) -> None:
         if left:
             tasks[:] = [asyncio.create_task(step(left - 1))]
-        else:
+        else:  # somebody who has to ask all further out
+            await ar.Retry(on=ConnectionError, budget=ar.RetryBudget()).call(AsyncMock())
             done.set()
 
     await step(1500)
     await done.wait()
-    assert repr(budget) == "<RetryBudget 0 of 1501 used by 1501 calls>"
+    if deposits is not None:
+        assert repr(budget) == f"<RetryBudget 0 of {deposits} used by {deposits} calls>"
 
 
 @pytest.mark.parametrize(

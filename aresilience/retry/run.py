@@ -31,6 +31,7 @@ from aresilience.retry.history import (
     unmark,
 )
 from aresilience.retry.plan import Plan
+from aresilience.retry.rehearsal import rehearsal
 
 __all__ = ["RetryGaveUp", "RetryScheduled", "Run", "Terms"]
 
@@ -74,7 +75,7 @@ class Terms:
     """Whether policies further in must be able to tell that they are part of an attempt."""
 
 
-class Run:
+class Run(Caller):
     """The attempts of one call."""
 
     __slots__ = (
@@ -82,10 +83,8 @@ class Run:
         "_cancels",
         "_expiry",
         "_first_end",
-        "_inside",
         "_log",
         "_loop",
-        "_outer",
         "_previous",
         "_started",
         "_token",
@@ -97,19 +96,15 @@ class Run:
     )
 
     def __init__(self, terms: Terms, site: object) -> None:
+        super().__init__()
         self.terms = terms
         self.site = site
         self.number = 1
-        self._inside = False
         self._loop = asyncio.get_running_loop()
         self._log: deque[Attempt] | None = None
         self._waited = 0.0
         self._first_end = 0.0
         self._previous: float | None = None
-        outer = ATTEMPT_OF.get()
-        while isinstance(outer, Run) and not outer._inside:  # ended: this task has outlived it
-            outer = outer._outer
-        self._outer: Caller | None = outer
         self._token: Token[Caller | None] | None = None
         self._expiry: Expiry | None = None
         self._until = ambient()
@@ -140,7 +135,7 @@ class Run:
         if self.terms.deadline is not None and self._until is not None:
             self._expiry = Expiry(self._until, self._timed_out).__enter__()
         if self.terms.seen_within:
-            self._inside = True
+            self.running = True
             self._token = ATTEMPT_OF.set(self)
 
     def __exit__(
@@ -151,7 +146,7 @@ class Run:
     ) -> None:
         token, self._token = self._token, None
         if token is not None:
-            self._inside = False
+            self.running = False
             try:  # noqa: SIM105 - suppress() would be a third of what all this costs
                 ATTEMPT_OF.reset(token)
             except ValueError:
@@ -171,15 +166,11 @@ class Run:
 
     def has_paid(self, budget: RetryBudget) -> bool:
         """Whether a call that this code is an attempt of has deposited there."""
-        if self._inside and self.terms.budget is budget:
-            return True
-        return self._outer is not None and self._outer.has_paid(budget)
+        return (self.running and self.terms.budget is budget) or super().has_paid(budget)
 
     def retries_alone(self) -> bool:
         """Whether a call that this code is an attempt of does all the retrying."""
-        if self._inside and self.terms.nested == "outer":
-            return True
-        return self._outer is not None and self._outer.retries_alone()
+        return (self.running and self.terms.nested == "outer") or super().retries_alone()
 
     async def attempts(
         self,
@@ -271,11 +262,14 @@ class Run:
 
     def _next(self, error: Exception | None, hint: float | None, refused: bool) -> float | None:
         terms, now = self.terms, self._loop.time()
-        if self._outer is not None and self._outer.retries_alone():
+        test = rehearsal(self._loop)
+        if self.outer is not None and self.outer.retries_alone():
             verdict: float | StopReason = StopReason.NESTED
         elif self._swallowed_a_cancel(error):  # at least do not go on
             late = self._until is not None and now >= self._until
             verdict = StopReason.DEADLINE if late else StopReason.CANCELLED
+        elif test is not None and self.number >= test.attempts:
+            verdict = StopReason.ATTEMPTS
         else:
             verdict = terms.plan.decide(
                 self.number,
@@ -290,6 +284,8 @@ class Run:
         if isinstance(verdict, StopReason):
             self._give_up(error, verdict)
             return None
+        if test is not None:
+            verdict = 0.0
         self._noted(error, now, verdict)
         if terms.listeners:
             terms.listeners.tell(RetryScheduled(terms.name, now, self.number, verdict, error))

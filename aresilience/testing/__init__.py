@@ -4,6 +4,7 @@
   nothing, and that raises `Deadlock` when nothing can ever happen again. As a pytest plugin (it
   registers itself): `@pytest.mark.virtual_time`, or `virtual_time = true` in the configuration. With a
   seed it also shuffles what is ready to run, the same way each time.
+- `quick_retries`: retries that do not wait, and end after as many attempts as a test has use for.
 - `Recorder`: a listener that remembers events.
 - `cancel_sweep`: cancels a coroutine at every one of its awaits and checks that nothing leaked and
   that no cancel was lost.
@@ -14,20 +15,25 @@
 
 from aresilience.chance import SeededEntropy
 from aresilience.testing.cancel import CancelSweepError, SweepReport, cancel_sweep
-from aresilience.testing.faulty import FaultyBackend
-from aresilience.testing.proxy import FaultProxy
+from aresilience.testing.faulty import Fault, FaultyBackend, StoreCall
+from aresilience.testing.proxy import FaultProxy, Traffic
 from aresilience.testing.recorder import Recorder
+from aresilience.testing.retries import quick_retries
 from aresilience.testing.virtual import Deadlock, VirtualLoop, run_virtual
 
 __all__ = [
     "CancelSweepError",
     "Deadlock",
+    "Fault",
     "FaultProxy",
     "FaultyBackend",
     "Recorder",
     "SeededEntropy",
+    "StoreCall",
     "SweepReport",
+    "Traffic",
     "VirtualLoop",
     "cancel_sweep",
+    "quick_retries",
     "run_virtual",
 ]

@@ -2,6 +2,7 @@
 
 @pytest.mark.virtual_time              # this test; (seed=7) also shuffles what is ready
 @pytest.mark.real_time                 # not this one, where the configuration says virtual_time = true
+@pytest.mark.quick_retries(attempts=1) # retries do not wait, and end after so many attempts
 
 Of several, the nearest holds: a test's own before its class's, its class's before its module's.
 """
@@ -14,6 +15,7 @@ from functools import partial
 
 import pytest
 
+from aresilience.testing.retries import rehearse
 from aresilience.testing.virtual import VirtualLoop
 
 _Factories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
@@ -26,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_time(seed=None): run this async test in virtual time")
+    config.addinivalue_line(
+        "markers", "quick_retries(attempts=None): retries do not wait, and end after so many attempts"
+    )
     config.addinivalue_line("markers", "real_time: run this async test on a real clock")
 
 
@@ -37,6 +42,19 @@ def pytest_asyncio_loop_factories(
     marker = next((mark for mark in item.iter_markers() if mark.name in _OURS), None)
     virtual = config.getini("virtual_time") if marker is None else marker.name == "virtual_time"
     if not virtual:
-        return factories or {"asyncio": asyncio.new_event_loop}
-    make = VirtualLoop if marker is None else partial(VirtualLoop, *marker.args, **marker.kwargs)
-    return {"virtual": make}
+        chosen = factories or {"asyncio": asyncio.new_event_loop}
+    else:
+        make = VirtualLoop if marker is None else partial(VirtualLoop, *marker.args, **marker.kwargs)
+        chosen = {"virtual": make}
+    quick = item.get_closest_marker("quick_retries")
+    if quick is None:
+        return chosen
+    return {name: partial(_rehearsing, make, quick) for name, make in chosen.items()}
+
+
+def _rehearsing(
+    make: Callable[[], asyncio.AbstractEventLoop], mark: pytest.Mark
+) -> asyncio.AbstractEventLoop:
+    loop = make()
+    rehearse(loop, *mark.args, **mark.kwargs)
+    return loop
