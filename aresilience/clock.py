@@ -55,3 +55,13 @@ class LoopClock:
             stock = self.now is time.monotonic
             self.nanos = time.monotonic_ns if stock else lambda: round(loop.time() * 1e9)
         return self.now()
+
+    def last(self) -> float:
+        """The same; where no loop runs, by the clock of the last `read`.
+
+        For what a coroutine gives back when it is closed, because its loop is gone.
+        """
+        try:
+            return self.read()
+        except RuntimeError:
+            return self.now()

@@ -163,7 +163,7 @@ def test_v11_a_loop_that_ends_with_tasks_alive_is_silent(
     assert heard == []
 
 
-@pytest.mark.parametrize("scene", [scene for scene in SCENES if scene is not breakers])
+@pytest.mark.parametrize("scene", SCENES)
 def test_v11_a_loop_that_is_just_closed_adds_no_errors(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:

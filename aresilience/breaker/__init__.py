@@ -25,7 +25,7 @@ one between dependencies; forget a time limit inside, without which a hang is ne
 """
 
 from aresilience.breaker.breaker import CircuitBreaker
-from aresilience.breaker.facts import BreakerChanged, CircuitOpen, Snapshot
+from aresilience.breaker.facts import BreakerChanged, CircuitOpen, Permit, Snapshot
 from aresilience.breaker.keyed import CircuitBreakers
 from aresilience.breaker.machine import BreakerState
 from aresilience.breaker.window import Window
@@ -36,6 +36,7 @@ __all__ = [
     "CircuitBreaker",
     "CircuitBreakers",
     "CircuitOpen",
+    "Permit",
     "Snapshot",
     "Window",
 ]

@@ -121,13 +121,7 @@ class CircuitBreaker(Policy):
 
     def _start(self, backend: Backend | None, key: str | None = None) -> None:
         self._store: BreakerStore = store_on(
-            backend,
-            self.name,
-            key,
-            self._rules,
-            self._clock,
-            changed=self._follow,
-            degraded=self._degraded,
+            backend, self.name, key, self._rules, self._clock, changed=self._follow, degraded=self._degraded
         )
         self._counts = self._judge.new_counts()
         self._mode: BreakerState | None = None
@@ -255,8 +249,7 @@ class CircuitBreaker(Policy):
 
     async def _call_with_permit(self, fn: Callable[..., Awaitable[T]], args: Any, kwargs: Any) -> T:
         async with Guard(self) as call:
-            result = await fn(*args, **kwargs)
-            call.result = result
+            call.result = result = await fn(*args, **kwargs)
         return result
 
     def _count_error(self, error: BaseException, generation: int, began: float) -> bool:
@@ -294,7 +287,7 @@ class CircuitBreaker(Policy):
             self._last_failure = None
         if self._listeners and new is not old:
             open_for = circuit.open_for if new is BreakerState.OPEN else None
-            self._listeners.tell(BreakerChanged(self.name, self._clock.read(), old, new, open_for))
+            self._listeners.tell(BreakerChanged(self.name, self._clock.last(), old, new, open_for))
 
     def _degraded(self, error: Exception) -> None:
         """The shared store failed: what this process knows goes on."""
@@ -326,25 +319,31 @@ class CircuitBreaker(Policy):
 
     async def isolate(self) -> None:
         """Refuse every call until `reset`."""
-        self._mode = None
+        self._switch(None)
         await self._store.isolate()
         self._follow()
 
     async def reset(self) -> None:
         """Back to CLOSED, from any state or mode, with nothing counted."""
-        self._mode = None
+        self._switch(None)
         await self._store.reset()
         self._follow()
 
     def disable(self) -> None:
         """Let every call pass uncounted, until `reset`."""
-        self._mode = BreakerState.DISABLED
-        self._follow()
+        self._switch(BreakerState.DISABLED)
 
     def shadow(self) -> None:
         """Count and change state as ever, but refuse nothing, until `reset`."""
-        self._mode = BreakerState.SHADOW
+        self._switch(BreakerState.SHADOW)
+
+    def _switch(self, mode: BreakerState | None) -> None:
+        """Into a mode that hides the circuit's state, or out of it."""
+        old, self._mode = self._mode, mode
         self._follow()
+        if self._listeners and mode is not old:
+            was, now = old or self._state, mode or self._state
+            self._listeners.tell(BreakerChanged(self.name, self._clock.last(), was, now, None))
 
     # What can be seen
 

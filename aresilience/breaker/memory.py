@@ -39,7 +39,10 @@ class MemoryBreakerStore:
         return answer
 
     async def record(self, probe: Probe, success: bool | None) -> None:
-        self.circuit.record(probe, self._clock.read(), entropy().random(), success)
+        if success is None:  # perhaps there is no loop any more, and nothing to be decided
+            self.circuit.record(probe, self._clock.last(), 0.0, None)
+        else:
+            self.circuit.record(probe, self._clock.read(), entropy().random(), success)
         self._tell()
 
     async def isolate(self) -> None:

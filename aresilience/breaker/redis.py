@@ -94,7 +94,10 @@ class RedisBreakerStore:
     async def record(self, probe: Probe, success: bool | None) -> None:
         verb = self._decide(lambda c, now, u: c.record(probe, now, u, success))
         if success is None:
-            self._backend.spawn(verb)  # nobody waits: a coroutine that is being closed could not
+            try:
+                self._backend.spawn(verb)  # nobody waits: a coroutine that is being closed could not
+            except RuntimeError:  # nor is there a loop any more: the lease will end
+                verb.close()
         else:
             await self._kept(verb)
 

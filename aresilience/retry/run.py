@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import warnings
 from asyncio import current_task
 from collections import deque
@@ -51,6 +52,8 @@ class RetryScheduled(Event):
 @dataclass(frozen=True, slots=True)
 class RetryGaveUp(Event):
     """The call failed for good after `attempts` attempts."""
+
+    level = logging.WARNING
 
     attempts: int
     reason: StopReason

@@ -158,6 +158,7 @@ async def test_shadow_counts_and_tells_but_refuses_nothing() -> None:
     await probe.ends("ok")
     assert (breaker.state, breaker.snapshot().circuit) == (SHADOW, CLOSED)
     assert [(e.old, e.new) for e in recorder.of(BreakerChanged)] == [
+        (CLOSED, SHADOW),
         (CLOSED, OPEN),
         (OPEN, HALF_OPEN),
         (HALF_OPEN, CLOSED),
@@ -167,6 +168,39 @@ async def test_shadow_counts_and_tells_but_refuses_nothing() -> None:
         (0.0, 10.0, True),
         (10.0, 10.0, True),
     ]
+
+
+async def test_the_way_into_a_mode_and_out_of_it_is_told() -> None:
+    """What hides the circuit is told as a change of state, once, and so is its end."""
+    breaker, recorder = make(), Recorder()
+    breaker.listen(recorder)
+    breaker.disable()
+    breaker.disable()
+    await asyncio.sleep(1)
+    breaker.shadow()
+    await fail(breaker, 2)
+    await breaker.reset()
+    await breaker.reset()
+    breaker.disable()
+    await breaker.isolate()
+    assert [(e.at, e.old, e.new) for e in recorder.of(BreakerChanged)] == [
+        (0.0, CLOSED, DISABLED),
+        (1.0, DISABLED, SHADOW),
+        (1.0, CLOSED, OPEN),
+        (1.0, SHADOW, OPEN),
+        (1.0, OPEN, CLOSED),
+        (1.0, CLOSED, DISABLED),
+        (1.0, DISABLED, CLOSED),
+        (1.0, CLOSED, ISOLATED),
+    ]
+
+
+def test_a_mode_can_be_chosen_before_there_is_a_loop() -> None:
+    """Nothing waits, so a breaker made at import can be switched there, with listeners."""
+    breaker, recorder = make(), Recorder()
+    breaker.listen(recorder)
+    breaker.shadow()
+    assert [e.new for e in recorder.of(BreakerChanged)] == [SHADOW]
 
 
 async def test_a_failed_probe_in_shadow_reopens() -> None:

@@ -23,11 +23,13 @@ from aresilience import (
 from aresilience.breaker import Snapshot
 from aresilience.testing import Recorder
 
-CLOSED, OPEN, HALF_OPEN, ISOLATED = (
+CLOSED, OPEN, HALF_OPEN, ISOLATED, DISABLED, SHADOW = (
     BreakerState.CLOSED,
     BreakerState.OPEN,
     BreakerState.HALF_OPEN,
     BreakerState.ISOLATED,
+    BreakerState.DISABLED,
+    BreakerState.SHADOW,
 )
 
 
@@ -132,8 +134,8 @@ def step(coroutine: Any) -> None:
     [
         (lambda b: step(b.reset()), [(CLOSED, OPEN), (OPEN, CLOSED)]),
         (lambda b: step(b.isolate()), [(CLOSED, OPEN), (OPEN, ISOLATED)]),
-        (lambda b: b.disable(), [(CLOSED, OPEN)]),
-        (lambda b: b.shadow(), [(CLOSED, OPEN)]),
+        (lambda b: b.disable(), [(CLOSED, OPEN), (OPEN, DISABLED)]),
+        (lambda b: b.shadow(), [(CLOSED, OPEN), (OPEN, SHADOW)]),
         (repr, [(CLOSED, OPEN)]),
     ],
     ids=["reset", "isolate", "disable", "shadow", "repr"],
