@@ -15,7 +15,7 @@ help: ## list what can be done
 demo: $(VENV)/demo ## a service on a bad day, unprotected and protected, side by side (URL=redis://… for Redis)
 	$(BIN)/python -m examples.shop --url $(URL)
 
-test: check wheel ## lint, types and every test, against the built wheel, the sources out of the way
+test: lint types wheel ## lint, types and every test, against the built wheel, the sources out of the way
 	@rm -rf $(TREE) && mkdir -p $(TREE)
 	@cp -r tests examples benchmarks docs pyproject.toml README.md CHANGELOG.md Makefile $(TREE)
 	$(PIP) --force-reinstall --no-deps dist/*.whl
