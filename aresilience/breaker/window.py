@@ -120,23 +120,13 @@ class CallCounts:
     def clear(self) -> None:
         self._ring[:] = bytes(len(self._ring))
         self._next = self._calls = self._failures = self._slow = self.passed = 0
-        self.since = -math.inf  # with no bad call in the ring, where in it a good one lies is all the same
+        self.since = -math.inf
 
     def add(self, began: float, now: float, *, failed: bool, slow: bool) -> bool:
-        self._push((_FAILED if failed else 0) | (_SLOW if slow else 0))
-        return self._rates.exceeded(self._calls, self._failures, self._slow)
-
-    def good(self, began: float, now: float) -> bool:
-        self._push(0)
-        return self._rates.exceeded(self._calls, self._failures, self._slow)
-
-    def _push(self, new: int) -> None:
-        """Put a call in, and the oldest one out if the ring is full."""
-        ring, place = self._ring, self._next
         if self.passed:
-            self._calls = min(len(ring), self._calls + self.passed)
-            self.passed = 0
-        old = ring[place]
+            self._enter_passed()
+        ring, place = self._ring, self._next
+        old, new = ring[place], (_FAILED if failed else 0) | (_SLOW if slow else 0)
         self._next = place + 1 if place + 1 < len(ring) else 0
         if self._calls < len(ring):
             self._calls += 1
@@ -144,10 +134,36 @@ class CallCounts:
             ring[place] = new
             self._failures += (new & _FAILED) - (old & _FAILED)
             self._slow += ((new & _SLOW) - (old & _SLOW)) // _SLOW
-            self.since = math.inf if self._failures or self._slow else -math.inf
+        clean = not (self._failures or self._slow)
+        opens = not clean and self._rates.exceeded(self._calls, self._failures, self._slow)
+        # With bad calls about, a good one can be the one with which there are enough to judge.
+        harmless = clean or (self._calls >= self._rates.minimum_calls and not opens)
+        self.since = -math.inf if harmless else math.inf
+        return opens
+
+    def good(self, began: float, now: float) -> bool:
+        return self.add(began, now, failed=False, slow=False)
 
     def seen(self, now: float | None) -> tuple[int, int, int]:
-        return min(len(self._ring), self._calls + self.passed), self._failures, self._slow
+        self._enter_passed()
+        return self._calls, self._failures, self._slow
+
+    def _enter_passed(self) -> None:
+        """Put so many good calls in, and the oldest ones out."""
+        size, first = len(self._ring), self._next
+        new = min(self.passed, size)
+        self._calls = min(size, self._calls + new)
+        self.passed = 0
+        if not (self._failures or self._slow):
+            return  # where in a ring without a bad call a good one lies is all the same
+        for start, end in ((first, min(first + new, size)), (0, first + new - size)):
+            if end > start:
+                gone = self._ring[start:end]
+                both = gone.count(_FAILED | _SLOW)
+                self._failures -= gone.count(_FAILED) + both
+                self._slow -= gone.count(_SLOW) + both
+                self._ring[start:end] = bytes(end - start)
+        self._next = (first + new) % size
 
 
 class TimeCounts:
