@@ -9,8 +9,10 @@
     ISOLATED: by hand, until reset. (DISABLED and SHADOW are modes of the shell around this machine.)
 
 Every change of state begins a new generation, and what belongs to an earlier one changes nothing: a
-late result, a probe that was given up. Open times grow by the rounds of opening that were not separated
-by a healthy closed period, which is one at least as long as the last open time.
+late result, a probe that was given up. A shared store lets generations begin at the server's time (`floor`),
+and a probe's number has chance in it, so that neither comes again when the store has lost the circuit.
+Open times grow by the rounds of opening that were not separated by a healthy closed period, which is one at
+least as long as the last open time.
 
 What happens depends on the times alone, not on who looks when: a lease that ran out is settled, as of its
 end, by the next `admit` or `record`. A clock that goes back lengthens nothing: no open time and no lease
@@ -48,6 +50,7 @@ class BreakerState(enum.Enum):
 
 LEAST_LEASE = 30.0
 """Seconds that a probe has at least, unless `probe_timeout` says otherwise."""
+_CHANCE_BITS = 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Circuit:
         "_rules",
         "_successes",
         "changed_at",
+        "floor",
         "generation",
         "open_for",
         "rounds",
@@ -101,6 +105,8 @@ class Circuit:
         self._rules = rules
         self.state = BreakerState.CLOSED
         self.generation = 0
+        self.floor = 0
+        """What the next generation is at least."""
         self.changed_at = 0.0
         self.open_for = 0.0
         self.rounds = 0
@@ -157,7 +163,7 @@ class Circuit:
             if left > 0:
                 return Refusal(left)
             self._change(BreakerState.HALF_OPEN, now)
-        return self._probe(now)
+        return self._probe(now, u)
 
     def record(self, probe: Probe, now: float, u: float, success: bool | None) -> None:
         """How a probe ended; None: neither way. A probe of an earlier generation is nobody's."""
@@ -198,7 +204,7 @@ class Circuit:
         """Probes on their way, those included whose lease ran out since somebody last asked."""
         return len(self._probes or ())
 
-    def _probe(self, now: float) -> Probe | Refusal:
+    def _probe(self, now: float, u: float) -> Probe | Refusal:
         rules = self._rules
         if self._probes is None:
             self._probes = {}
@@ -209,8 +215,9 @@ class Circuit:
         if full:
             return Refusal(min(self._probes.values()) - now)
         self._last_probe += 1
-        self._probes[self._last_probe] = now + rules.lease(self.open_for)
-        return Probe(self._last_probe, self.generation)
+        number = (self._last_probe << _CHANCE_BITS) + int(u * (1 << _CHANCE_BITS))
+        self._probes[number] = now + rules.lease(self.open_for)
+        return Probe(number, self.generation)
 
     def _give_up_probes(self, now: float, u: float) -> None:
         """A probe that has not answered in its lease failed at the end of it."""
@@ -233,7 +240,7 @@ class Circuit:
 
     def _change(self, state: BreakerState, now: float) -> None:
         self.state = state
-        self.generation += 1
+        self.generation = max(self.generation + 1, self.floor)
         self.changed_at = now
         self._probes = None
         self._successes = 0

@@ -5,20 +5,30 @@ quicker (compare and set, fenced by a version), and decided anew on their state 
 through a closed circuit, none to refuse through an open one. News comes over the wake-ups; a periodic read
 is the truth.
 
-| when Redis                         | trip, admit, record, isolate, reset                               |
-|------------------------------------|-------------------------------------------------------------------|
-| fails, in any of the three ways    | happen in this process alone, and `StoreDegraded` is told         |
-| has lost the key                   | the state of whoever writes next goes on, with its generation     |
-| is back                            | of what was decided alone, the higher generation holds, for all   |
+| when Redis                       | trip, admit, record, isolate, reset                                      |
+|----------------------------------|--------------------------------------------------------------------------|
+| fails, in any of the three ways  | happen in this process alone, within the deadline; `StoreDegraded`       |
+| does not tell whether it did it  | the same; what was decided is kept, so that both come to the same end    |
+| has lost the key                 | the state of whoever writes next goes on, with its generation            |
+| holds something else in the key  | happen in this process alone until that is gone; `StoreDegraded`         |
+| is back                          | the newest generation holds for all; probes that ended give back their   |
+|                                  | place                                                                    |
 
-A caller that is cancelled leaves its verb to finish, and a probe that nobody wants is given back.
+A verb has one deadline, in line behind others and over all its tries. A caller that is cancelled leaves its
+verb to finish, and a probe that nobody wants is given back.
+
+Versions and generations are the server's time in microseconds, or one more than the last, so none comes
+again when the key is gone. A closed circuit needs none: its key is gone an hour after it closed (or after as
+long as it was open, which decides how much longer it opens next). Who finds no key and has looked within that
+hour knows that it was lost, and puts his state back; who has not takes it as closed. What was isolated by hand
+is not taken as closed so easily: its key, and that of the closed circuit after `reset`, stay for seven days.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -26,14 +36,19 @@ from aresilience.backend.redis import RedisBackend, Script
 from aresilience.breaker.machine import BreakerState, Circuit, Probe, Refusal, Rules
 from aresilience.chance import entropy
 from aresilience.clock import LoopClock
-from aresilience.errors import BackendError, CorruptState
+from aresilience.errors import BackendError, CorruptState, NotSent, OutcomeUnknown
 
 __all__ = ["RedisBreakerStore"]
 
 R = TypeVar("R")
 
 _SCRIPT = Script.beside("aresilience.breaker", "breaker.lua")
-_KEPT_MS = 7 * 86_400_000
+_KEPT = 7 * 86_400.0
+"""Seconds that a circuit is kept after its last change,"""
+_CLOSED_KEPT = 3_600.0
+"""and a closed one, at least: no key means closed, for who has not looked for so long."""
+_GRACE = 0.01
+"""So that the backend's own error, which says more, comes before ours."""
 _TRIES = 16
 _CHANNEL = "breaker"
 
@@ -61,6 +76,8 @@ class RedisBreakerStore:
         self._version = 0
         self._known = 0  # the generation that Redis has
         self._offset: float | None = None  # the server's time less ours, in seconds
+        self._met = 0.0  # when it last answered
+        self._owed: dict[Probe, bool | None] = {}  # ended probes that Redis was not told of
         self._turn = asyncio.Lock()
         backend.shared("breaker", "news", lambda: _News(backend)).add(self)
 
@@ -70,8 +87,12 @@ class RedisBreakerStore:
 
     def differs(self, value: bytes | None) -> bool:
         """Whether a value of the server is not the one that we know."""
-        version = 0 if value is None else int(value.partition(b"|")[0] or 0)
-        return version != self._version or self.circuit.generation > self._known
+        if self.circuit.generation > self._known or self._owed:
+            return True
+        if value is None:  # a closed circuit needs no key
+            return self.circuit.state is not BreakerState.CLOSED
+        version = value.partition(b"|")[0]
+        return version.isdigit() and int(version) != self._version
 
     async def trip(self, generation: int) -> bool:
         return await self._kept(self._decide(lambda c, now, u: c.trip(generation, now, u)))
@@ -92,7 +113,7 @@ class RedisBreakerStore:
         return task.result()
 
     async def record(self, probe: Probe, success: bool | None) -> None:
-        verb = self._decide(lambda c, now, u: c.record(probe, now, u, success))
+        verb = self._end(probe, success)
         if success is None:
             try:
                 self._backend.spawn(verb)  # nobody waits: a coroutine that is being closed could not
@@ -115,66 +136,115 @@ class RedisBreakerStore:
 
     def _give_back(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and task.exception() is None and isinstance(task.result(), Probe):
-            probe = task.result()
-            self._backend.spawn(self._decide(lambda c, now, u: c.record(probe, now, u, None)))
+            self._backend.spawn(self._end(task.result(), None))
 
-    async def _decide(self, step: Callable[[Circuit, float, float], R]) -> R:
-        """Let the machine take a step on the newest state, and put the result in place for all."""
+    async def _end(self, probe: Probe, success: bool | None) -> None:
+        await self._decide(lambda c, now, u: c.record(probe, now, u, success), ended={probe: success})
+
+    async def _decide(
+        self,
+        step: Callable[[Circuit, float, float], R],
+        *,
+        ended: Mapping[Probe, bool | None] | None = None,
+    ) -> R:
+        """Let the machine take a step on the newest state, and put the result in place for all.
+
+        Without Redis, in this process alone; if it was sent what we had decided, that.
+        """
+        until = self._clock.read() + self._backend.deadline
+        tried: tuple[Circuit, R] | None = None
         async with self._turn:
             try:
-                return await self._decide_for_all(step)
+                if self._offset is None or self._owed:
+                    await self._exchange(None, until)
+                for _ in range(_TRIES):
+                    tried = None
+                    circuit = self._settled()
+                    result = step(circuit, self._clock.read(), entropy().random())
+                    if self._packed(circuit) == self._packed(self.circuit):
+                        self._owed.clear()
+                        return result
+                    tried = circuit, result
+                    if await self._exchange(circuit, until):
+                        return result
+                raise CorruptState("a circuit breaker key changes faster than we can follow")
             except BackendError as error:
                 self._degraded(error)
                 self._version = 0  # whatever is there when it is back: compare generations
-                result = step(self.circuit, self._clock.read(), entropy().random())
+                if tried is None:
+                    circuit = self._settled()
+                    tried = circuit, step(circuit, self._clock.read(), entropy().random())
+                self.circuit, result = tried
+                owed = {**self._owed, **(ended or {})}
+                generation = self.circuit.generation
+                self._owed = {p: success for p, success in owed.items() if p.generation == generation}
                 self._changed()
                 return result
-
-    async def _decide_for_all(self, step: Callable[[Circuit, float, float], R]) -> R:
-        if self._offset is None:
-            await self._exchange(-1, b"0|")
-        for _ in range(_TRIES):
-            before = self._packed(self.circuit)
-            circuit = self._unpacked(before)
-            result = step(circuit, self._clock.read(), entropy().random())
-            after = self._packed(circuit)
-            if after == before:
-                return result
-            if await self._exchange(self._version, self._value(circuit)):
-                self.circuit = circuit
-                self._known = circuit.generation
-                self._changed()
-                return result
-        raise CorruptState("a circuit breaker key changes faster than we can follow")
 
     async def _read(self) -> None:
-        """Learn the state that is there; if ours is newer, as after an outage, put it there."""
+        """Learn the state that is there; tell what is not known there, as after an outage."""
+        until = self._clock.read() + self._backend.deadline
         async with self._turn:
             try:
-                await self._exchange(-1, b"0|")
-                if self.circuit.generation > self._known:
-                    await self._exchange(self._version, self._value(self.circuit))
+                await self._exchange(None, until)
+                circuit = self._settled()
+                if circuit.generation > self._known or self._packed(circuit) != self._packed(self.circuit):
+                    await self._exchange(circuit, until)
+                self._owed.clear()
             except BackendError:
                 return  # the next verb, or the next look, will tell
             self._changed()
 
-    def _value(self, circuit: Circuit) -> bytes:
-        return b"%d|%s" % (self._version + 1, self._packed(circuit))
+    def _settled(self) -> Circuit:
+        """A copy of the newest state that we know, in which what ended meanwhile has ended."""
+        circuit = self._unpacked(self._packed(self.circuit))
+        now = self._clock.read()
+        if self._offset is not None:
+            circuit.floor = round((now + self._offset) * 1e6)
+        for probe, success in self._owed.items():
+            circuit.record(probe, now, entropy().random(), success)
+        return circuit
 
-    async def _exchange(self, version: int, value: bytes) -> bool:
-        """Put a value in place, or learn what is there instead."""
+    async def _exchange(self, circuit: Circuit | None, until: float) -> bool:
+        """Put a circuit in place, and take it over; or learn what is there instead. None: only learn."""
+        version, value, keep = -1, b"", 1.0
+        if circuit is not None:
+            version = max(self._version + 1, circuit.floor)
+            value = b"%d|%s" % (version, self._packed(circuit))
+            keep = max(self._kept_if_closed(), circuit.open_for)
+            if circuit.state is not BreakerState.CLOSED:
+                keep = _KEPT
+        seen = version if circuit is None else self._version
         told = self._backend.channel(_CHANNEL)
-        args = (version, value, _KEPT_MS, told, self.key)
-        won, now, found = await self._backend.run(_SCRIPT, [self.key], args)
-        self._offset = now / 1e6 - self._clock.read()
-        if won:
-            self._version += 1
-            self._known = self.circuit.generation
+        won, now, found = await self._answer((seen, value, int(keep * 1000), told, self.key), until)
+        absent = self._clock.read() - self._met
+        self._met = self._clock.read()
+        self._offset = now / 1e6 - self._met
+        if won and circuit is not None:
+            self.circuit = circuit
+            self._version, self._known = version, circuit.generation
+            self._owed.clear()
+            self._changed()
         elif found:
             self._learn(found)
-        else:  # nobody has written it yet, or it was lost: ours goes on
-            self._version = self._known = 0
+        else:
+            self._learn_of_no_key(absent)
         return bool(won)
+
+    async def _answer(self, args: tuple[Any, ...], until: float) -> list[Any]:
+        """The script's, or a `BackendError`, by `until`."""
+        left = until - self._clock.read()
+        if left <= 0:
+            raise NotSent("not sent within the deadline: others were first")
+        answer = self._backend.run(_SCRIPT, [self.key], args)
+        try:
+            await asyncio.wait([answer], timeout=left + _GRACE)
+            if not answer.done():
+                raise OutcomeUnknown("Redis gave no answer within the deadline")
+        finally:
+            answer.cancel()
+        found: list[Any] = answer.result()
+        return found
 
     def _learn(self, value: bytes) -> None:
         version, _, text = value.partition(b"|")
@@ -185,6 +255,24 @@ class RedisBreakerStore:
         # A lower one is news too, where the key was lost and written anew, unless we decided alone.
         if circuit.generation >= self.circuit.generation or not alone:
             self.circuit = circuit
+
+    def _learn_of_no_key(self, absent: float) -> None:
+        """Nobody has written it yet, it was lost, or it has been closed for long."""
+        alone = self.circuit.generation > self._known
+        self._version = self._known = 0
+        if alone:
+            return
+        if self.circuit.state is not BreakerState.CLOSED:
+            if absent < self._kept_if_closed():
+                return  # it was lost: ours goes on
+            circuit = self._settled()
+            circuit.reset(self._clock.read())
+            self.circuit = circuit
+        self._known = self.circuit.generation
+
+    def _kept_if_closed(self) -> float:
+        """For how long the key stays if the circuit that we know is closed."""
+        return _KEPT if self.circuit.state is BreakerState.ISOLATED else _CLOSED_KEPT
 
     def _packed(self, circuit: Circuit) -> bytes:
         offset = self._offset or 0.0
@@ -198,14 +286,24 @@ class RedisBreakerStore:
         offset = self._offset or 0.0
         try:
             facts = json.loads(text)
-            facts["state"] = BreakerState(facts["state"])
-            facts["changed_at"] = facts["changed_at"] / 1e6 - offset
-            facts["probes"] = {int(k): v / 1e6 - offset for k, v in facts["probes"].items()}
-            return Circuit.of(self._rules, facts)
-        except (ValueError, KeyError, TypeError) as error:
+            circuit = Circuit.of(
+                self._rules,
+                {
+                    **{
+                        name: int(facts[name])
+                        for name in ("generation", "rounds", "last_probe", "successes")
+                    },
+                    "state": BreakerState(facts["state"]),
+                    "open_for": float(facts["open_for"]),
+                    "changed_at": int(facts["changed_at"]) / 1e6 - offset,
+                    "probes": {int(k): int(v) / 1e6 - offset for k, v in facts["probes"].items()},
+                },
+            )
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CorruptState(
                 f"a circuit breaker key holds something else: {type(error).__name__}"
             ) from None
+        return circuit
 
 
 class _News:
