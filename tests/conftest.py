@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +13,8 @@ from blockbuster import BlockBuster, blockbuster_ctx
 import aresilience
 from aresilience.testing import SweepReport
 
-# The servers and their fixtures, by path: tests run without their folder on sys.path.
-for _name in ("servers", "fixtures"):
-    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
-    assert _spec is not None
-    assert _spec.loader is not None
-    sys.modules[_name] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules[_name])
-    globals().update({n: v for n, v in vars(sys.modules[_name]).items() if not n.startswith("__")})
+# Tests import from it too, and from `servers` and `states`: see pythonpath in pyproject.toml.
+pytest_plugins = ["redis_fixtures"]
 
 
 class _Sweeps(logging.Handler):

@@ -1,8 +1,7 @@
 """Real Redis servers for the tests: in folders and on ports of their own, and surely killed.
 
 A single server, a Cluster of three masters, and three sentinels over a master and two replicas. The fixtures
-are in `fixtures.py`; tests import `eventually` and the like from `servers`, as `conftest.py` loads this file
-under that name.
+are in `redis_fixtures.py`; tests import `eventually` and the like from here.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ when it is taken, and used up to `seconds` later. So in any window w, with P pro
 
     granted ≤ burst + rate · w + P · block
 
-Asks that wait, and costs of more than a block, go to the store as ever. What is left of a block when its time
-is over is lost, so a quiet process uses less than its share, never more.
+Asks that wait, and costs of more than a block, go to the store as ever. When the store fails while a block is
+taken, all who wait for it have its error: nobody waits for a second deadline. What is left of a block when its
+time is over is lost, so a quiet process uses less than its share, never more.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 
 from aresilience.clock import LoopClock
+from aresilience.errors import BackendError
 from aresilience.limiter.store import Ask, Grant, LimiterStore
 
 __all__ = ["LeasedStore"]
@@ -44,7 +46,7 @@ class LeasedStore:
         self._seconds = seconds
         self._clock = LoopClock()
         self._blocks: dict[_Place, _Block] = {}
-        self._taking: dict[_Place, asyncio.Event] = {}
+        self._taking: dict[_Place, asyncio.Future[BackendError | None]] = {}
 
     async def acquire(self, ask: Ask, max_wait: int) -> Grant:
         cost = ask[0][2]
@@ -58,13 +60,17 @@ class LeasedStore:
             others = self._taking.get(place)
             if others is None:
                 return await self._take(place, ask, cost)
-            await others.wait()
+            await asyncio.wait([others])
+            error = others.result()
+            if error is not None:  # each his own, to which he may add notes and a traceback
+                raise type(error)(*error.args)
             if place not in self._blocks:  # they got none, or used it up
                 return await self._store.acquire(ask, 0)
 
     async def _take(self, place: _Place, ask: Ask, cost: int) -> Grant:
         """A new block for us and whoever asks meanwhile; without one, only what was asked for."""
-        done = self._taking[place] = asyncio.Event()
+        done = self._taking[place] = asyncio.get_running_loop().create_future()
+        failed: BackendError | None = None
         try:
             whole = tuple((meter, key, self._block) for meter, key, _ in ask)
             grant = await self._store.acquire(whole, 0)
@@ -73,9 +79,12 @@ class LeasedStore:
                     self._blocks.clear()
                 until = self._clock.read() + self._seconds
                 self._blocks[place] = _Block(grant, self._block - cost, until)
+        except BackendError as error:
+            failed = error
+            raise
         finally:
             del self._taking[place]
-            done.set()
+            done.set_result(failed)
         return self._shown(self._blocks[place]) if grant.allowed else await self._store.acquire(ask, 0)
 
     def _from_block(self, place: _Place, cost: int) -> Grant | None:

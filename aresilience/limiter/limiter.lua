@@ -13,7 +13,7 @@
 --                 1 give back what was granted at `time`
 --                 2 charge: take without asking
 -- returns  nonce, then for each entry: {how many were granted, now, time of the grant or of the next one,
---          and three numbers of state for each part}; an error in place of an entry with a corrupt key
+--          and three numbers of state for each part}; an error in place of an entry with a key that cannot be read
 --
 -- A value is a row of doubles: its state and, last, the time at which it was written. If that is in the
 -- future the clock went back, and the state goes with it (and is written so even if nothing is granted).
@@ -202,12 +202,17 @@ end
 
 local machines = {gcra, fixed, sliding, log}
 
+local function problem(value)                                -- a value that cannot be read
+  if type(value) == 'table' and not string.find(value.err, 'WRONGTYPE', 1, true) then return value end
+  return redis.error_reply('CORRUPT a rate limit key holds something else')
+end
+
 local function read(key, p)
   local value = redis.pcall('GET', key)
-  if not value then return nil, true end
-  if type(value) == 'table' then return nil, false end       -- a key of another type
-  local state = p.machine.read(value, p)
-  return state, state ~= nil
+  if not value then return nil, nil end
+  local state = type(value) == 'string' and p.machine.read(value, p)
+  if not state then return nil, problem(value) end
+  return state, nil
 end
 
 local function write(key, state, p)
@@ -228,7 +233,7 @@ local function one_of_a_bucket(key, limit, a, b, c, d)
   if value then
     p = {limit = limit}
     local s = type(value) == 'string' and gcra.read(value, p)
-    if not s then return redis.error_reply('CORRUPT a rate limit key holds something else') end
+    if not s then return problem(value) end
     tat, rest = gcra.full(s, now)
   end
   local w, r = plus(tat, rest, a, b, limit)
@@ -254,17 +259,17 @@ while arg <= #ARGV do
   if arg > #ARGV then break end
   local mode, count, time, size = unpack('<dddd', ARGV[arg])
   arg = arg + 1
-  local parts, states, sound = {}, {}, true
+  local parts, states, trouble = {}, {}, nil
   for i = 1, size do
     local algorithm, cost, limit, a, b, c, d = unpack('<ddddddd', ARGV[arg])
     parts[i] = {key = KEYS[key], machine = machines[algorithm], cost = cost, limit = limit, a = a, b = b, c = c, d = d}
     arg, key = arg + 1, key + 1
-    local state, known = read(parts[i].key, parts[i])
+    local state, unread = read(parts[i].key, parts[i])
     states[i] = state or false
-    sound = sound and known
+    trouble = trouble or unread
   end
-  if not sound then
-    reply[#reply + 1] = redis.error_reply('CORRUPT a rate limit key holds something else')
+  if trouble then
+    reply[#reply + 1] = trouble
   else
     local granted, at = 0, now
     if mode == 0 then

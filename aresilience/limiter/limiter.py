@@ -16,8 +16,9 @@ from aresilience.events import CallRejected, Listener, StoreDegraded
 from aresilience.limiter.decision import Decision, NearLimit, RateLimited, decision_of
 from aresilience.limiter.deny import DenyCache
 from aresilience.limiter.gcra import Gcra
-from aresilience.limiter.making import ALGORITHMS, AlgorithmName, leased, machines_for, shrunk, store_on
+from aresilience.limiter.making import ALGORITHMS, AlgorithmName, leased, meters_for, shrunk, store_on
 from aresilience.limiter.memory import MemoryLimiterStore
+from aresilience.limiter.outage import Outage
 from aresilience.limiter.rate import MICROS, Rate, parse_rates
 from aresilience.limiter.reservation import Reservation
 from aresilience.limiter.store import Ask, Grant, LimiterStore, Meter
@@ -64,6 +65,7 @@ class RateLimiter(Policy):
         "_meters",
         "_near",
         "_on_store_error",
+        "_outage",
         "_shadow",
         "_share",
         "algorithm",
@@ -109,11 +111,11 @@ class RateLimiter(Policy):
         arguments.count(f"{kind}: max_keys", max_keys)
         if backend is not None and name is None:
             raise ValueError(f"{kind}: name is needed with a backend: it is what processes share by")
-        machines = machines_for(parse_rates(f"{kind}: rate", rate), burst, algorithm)
-        self._meters = tuple(Meter(f"{self.name}:{algorithm}:{i}", m) for i, m in enumerate(machines))
-        self.store: LimiterStore = leased(store_on(backend, max_keys), machines, lease, lease_time)
+        self._meters = meters_for(self.name, parse_rates(f"{kind}: rate", rate), burst, algorithm)
+        self.store: LimiterStore = leased(store_on(backend, max_keys), self._meters, lease, lease_time)
         self._denied = DenyCache() if deny_cache else None
         self._local: MemoryLimiterStore | None = None
+        self._outage = Outage()
         self._clock = LoopClock()
 
     # Asking
@@ -206,16 +208,20 @@ class RateLimiter(Policy):
     async def set_rate(self, rate: str, *, burst: int | None = None) -> None:
         """Change the rate from now on, in this process; the number of rates stays the same.
 
-        What was taken stays taken: a bucket keeps the time until it is full, a window its count. Waiters keep
-        their times. With a smaller limit a key may have less than nothing left, and recovers by itself.
+        What was taken stays taken: a bucket keeps the time until it is full, a window its count, or begins anew if
+        its period is another. Waiters keep their times. With a smaller limit a key may have less than nothing left,
+        and recovers by itself. On a backend other processes keep the rate that they have, over the same count
+        (of windows, if the period is the same): tell each of them.
         """
-        machines = machines_for(parse_rates("RateLimiter.set_rate: rate", rate), burst, self.algorithm)
-        if len(machines) != len(self._meters):
+        rates = parse_rates("RateLimiter.set_rate: rate", rate)
+        if len(rates) != (before := len(self._meters)):
             raise ValueError(
-                f"RateLimiter.set_rate: rate must have {len(self._meters)} rates, as before, got {rate!r}"
+                f"RateLimiter.set_rate: rate must have {before} rates, as before, got {rate!r}"
             )
-        for meter, machine in zip(self._meters, machines, strict=True):
-            meter.algorithm = machine
+        for meter, new in zip(
+            self._meters, meters_for(self.name, rates, burst, self.algorithm), strict=True
+        ):
+            meter.name, meter.algorithm = new.name, new.algorithm
             if isinstance(self.store, MemoryLimiterStore):
                 self.store.table(meter)
         if self._denied is not None:
@@ -365,8 +371,8 @@ class RateLimiter(Policy):
     def _without_store(self, error: BackendError, ask: Ask, max_wait: int) -> tuple[Decision, Grant | None]:
         """What `on_store_error` says; the grant, if it was counted in this process."""
         answer = self._on_store_error
-        if self._listeners:
-            self._listeners.tell(StoreDegraded(self.name, self._clock.read(), error, answer))
+        if self._listeners and self._outage.is_news(error, now := self._clock.read()):
+            self._listeners.tell(StoreDegraded(self.name, now, error, answer))
         if answer == "raise":
             raise error
         capacity = ask[0][0].algorithm.capacity

@@ -15,9 +15,9 @@ from aresilience.limiter.memory import MemoryLimiterStore
 from aresilience.limiter.rate import Rate
 from aresilience.limiter.sliding_log import SlidingLog
 from aresilience.limiter.sliding_window import SlidingWindow
-from aresilience.limiter.store import LimiterStore
+from aresilience.limiter.store import LimiterStore, Meter
 
-__all__ = ["ALGORITHMS", "AlgorithmName", "leased", "machines_for", "shrunk", "store_on"]
+__all__ = ["ALGORITHMS", "AlgorithmName", "leased", "meters_for", "shrunk", "store_on"]
 
 AlgorithmName: TypeAlias = Literal["gcra", "sliding_window", "fixed_window", "sliding_log"]
 ALGORITHMS = ("gcra", "sliding_window", "fixed_window", "sliding_log")
@@ -26,14 +26,23 @@ _MOST_MICROS = 2**50
 _EXACT = 2**52
 
 
-def machines_for(rates: tuple[Rate, ...], burst: int | None, algorithm: AlgorithmName) -> list[Algorithm]:
+def meters_for(
+    name: str, rates: tuple[Rate, ...], burst: int | None, algorithm: AlgorithmName
+) -> tuple[Meter, ...]:
+    """A meter for each rate. Its name says by what it counts: the number of a window means nothing where the
+    period is another, so a limiter whose period was changed, here or by a new release, counts by itself."""
     if burst is not None:
         arguments.count("RateLimiter: burst", burst)
         if algorithm != "gcra":
             raise ValueError(f"RateLimiter: burst belongs to gcra; {algorithm} holds its limit, no more")
         if len(rates) > 1:
             raise ValueError("RateLimiter: burst needs a single rate; of several, each holds its limit")
-    return [_machine(rate, burst, algorithm) for rate in rates]
+    window = algorithm in ("fixed_window", "sliding_window")
+    return tuple(
+        Meter(f"{name}:{algorithm}:{i}/{rate.period}" if window else f"{name}:{algorithm}:{i}", machine)
+        for i, rate in enumerate(rates)
+        for machine in [_machine(rate, burst, algorithm)]
+    )
 
 
 def _machine(rate: Rate, burst: int | None, algorithm: AlgorithmName) -> Algorithm:
@@ -81,14 +90,14 @@ def store_on(backend: Backend | None, max_keys: int) -> LimiterStore:
 
 
 def leased(
-    store: LimiterStore, machines: list[Algorithm], lease: int | None, lease_time: float | timedelta
+    store: LimiterStore, meters: tuple[Meter, ...], lease: int | None, lease_time: float | timedelta
 ) -> LimiterStore:
     """The store, or one that takes blocks from it."""
     seconds = arguments.duration("RateLimiter: lease_time", lease_time)
     if lease is None:
         return store
     arguments.count("RateLimiter: lease", lease)
-    least = min(machine.capacity for machine in machines)
+    least = min(meter.algorithm.capacity for meter in meters)
     if lease > least:
         raise ValueError(
             f"RateLimiter: lease must be at most what the limit holds ({least}), got {lease!r}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from fixtures import pytest_terminal_summary as pytest_terminal_summary  # what could not be tested, loudly
 from servers import RedisServer
 
 from aresilience.backend import connect

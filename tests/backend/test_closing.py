@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 import pytest
-from fixtures import both_versions
+from redis_fixtures import both_versions
 from servers import RedisServer, eventually
 
 import aresilience

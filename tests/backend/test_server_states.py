@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from fixtures import both_versions
+from redis_fixtures import both_versions
 from servers import RedisServer, eventually
 
 from aresilience import ConfigurationError, CorruptState, NotSent, OutcomeUnknown, Refused

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from fixtures import both_versions
+from redis_fixtures import both_versions
 from servers import RedisServer, eventually, free_port
 
 from aresilience import NotSent, OutcomeUnknown

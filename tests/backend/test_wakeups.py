@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from fixtures import both_versions
+from redis_fixtures import both_versions
 from servers import Cluster, RedisServer, eventually
 
 from aresilience.backend import connect

