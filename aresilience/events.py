@@ -41,7 +41,8 @@ class CallRejected(Event):
 
 @dataclass(frozen=True, slots=True)
 class StoreDegraded(Event):
-    """The shared store failed with `error`, and the policy went on as `answer` says."""
+    """The shared store failed with `error`, and the policy goes on as `answer` says. A limiter tells it once in
+    an outage, a breaker for each decision that it makes alone."""
 
     level = logging.WARNING
 

@@ -3,7 +3,7 @@
 - `redis_server`: an empty server; its version is the test's parameter `redis_version` (see `both_versions`).
 - `redis_url`, `redis_backend`: the URL of that server, and an open backend on it.
 - `start_redis`: a function that starts a server of the test's own, to be broken or configured.
-- `troubled_server`: an empty server that can be brought into the states of `states.py`, by who asks as its `APP`.
+- `troubled_server`: an empty server that can be brought into the states of `states.py`.
 - `redis_cluster`: a Cluster of three masters. `redis_sentinel`: a master, two replicas and three sentinels.
 
 A binary that is missing skips its tests, and the summary says so.

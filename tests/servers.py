@@ -210,8 +210,8 @@ class Cluster:
 
     def wait(self) -> None:
         """Until all nodes agree that all is well."""
-        _until(lambda: all("cluster_state:ok" in n.command("CLUSTER", "INFO") for n in self.nodes))
-        _until(lambda: all(len(n.command("CLUSTER", "SLOTS")) >= 3 for n in self.nodes))
+        until(lambda: all("cluster_state:ok" in n.command("CLUSTER", "INFO") for n in self.nodes))
+        until(lambda: all(len(n.command("CLUSTER", "SLOTS")) >= 3 for n in self.nodes))
 
     def owner(self, slot: int) -> RedisServer:
         """The node that has a slot."""
@@ -235,7 +235,7 @@ class Cluster:
             assert said == "OK", said
         for node in (target, source, *self.nodes):
             node.command("CLUSTER", "SETSLOT", slot, "NODE", target.command("CLUSTER", "MYID"))
-        _until(lambda: all(self._owner_as_seen_by(node, slot) == target.port for node in self.nodes))
+        until(lambda: all(self._owner_as_seen_by(node, slot) == target.port for node in self.nodes))
 
     def clean(self) -> None:
         """As new: no keys, no scripts, no statistics."""
@@ -266,7 +266,7 @@ class SentinelTrio:
             RedisServer(program, folder / f"s{port}", port=port, sentinel=self._config(name, ports))
             for name, port in ports.items()
         ]
-        _until(self.settled)
+        until(self.settled)
 
     def _config(self, name: str, ports: dict[str, int]) -> list[str]:
         """What a sentinel would find out in its first seconds: that it knows from the start."""
@@ -321,7 +321,8 @@ class SentinelTrio:
             node.kill()
 
 
-def _until(holds: Callable[[], bool], within: float = PATIENCE) -> None:
+def until(holds: Callable[[], bool], within: float = PATIENCE) -> None:
+    """`eventually`, of a server, where nothing else has to go on."""
     end = time.monotonic() + within
     while True:
         try:

@@ -7,14 +7,14 @@ rights, whose password and rights can be taken away.
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from servers import RedisServer, _until
+from servers import RedisServer, eventually, until
 
 from aresilience import ConfigurationError, CorruptState, NotSent, OutcomeUnknown, Refused
 from aresilience.errors import BackendError
@@ -58,7 +58,7 @@ def loading(server: RedisServer) -> Iterator[None]:
     finally:
         del server.options[-2:]
         server.command("CONFIG", "SET", "key-load-delay", "0")
-        _until(lambda: server.info("loading") == "0")
+        until(lambda: server.info("loading") == "0")
         (server.folder / "dump.rdb").unlink()
 
 
@@ -67,7 +67,7 @@ def busy(server: RedisServer) -> Iterator[None]:
     """BUSY: a script of somebody else's that does not end; with `--lua-time-limit`, it says so."""
     with socket.create_connection(("127.0.0.1", server.port)) as other:
         other.sendall(b"EVAL 'while true do end' 0\r\n")
-        _until(lambda: str(server.command("PING")).startswith("-BUSY"))
+        until(lambda: str(server.command("PING")).startswith("-BUSY"))
         try:
             yield
         finally:
@@ -115,7 +115,7 @@ def unable_to_save(server: RedisServer) -> Iterator[None]:
     server.command("CONFIG", "SET", "save", "3600 1000000")
     server.command("BGSAVE")
     try:
-        _until(lambda: server.info("rdb_last_bgsave_status") == "err")
+        until(lambda: server.info("rdb_last_bgsave_status") == "err")
         yield
     finally:
         server.command("CONFIG", "SET", "save", "")
@@ -268,7 +268,8 @@ class State:
 
     - `errors`: one of these, or none if the server answers all the same;
     - `code`: what the error says;
-    - `keeps`: whether the keys are still there afterwards.
+    - `keeps`: whether the keys are still there afterwards;
+    - `hangs_up`: whether it begins by closing our connections, as clients notice a little later.
     """
 
     name: str
@@ -276,13 +277,14 @@ class State:
     errors: tuple[type[BackendError], ...] = ()
     code: str = ""
     keeps: bool = True
+    hangs_up: bool = False
     as_app: bool = True
 
 
 _AWAY = (NotSent, OutcomeUnknown)
 
 STATES = (
-    State("LOADING", loading, (Refused, *_AWAY), ""),
+    State("LOADING", loading, (Refused,), "LOADING", hangs_up=True),
     State("BUSY", busy, (Refused,), "BUSY"),
     State("OOM", full, (Refused,), "OOM"),
     State("READONLY", demoted, (Refused,), "READONLY"),
@@ -290,9 +292,9 @@ STATES = (
     State("MISCONF", unable_to_save, (Refused,), "MISCONF"),
     State("NOREPLICAS", without_replicas, (Refused,), "NOREPLICAS"),
     State("NOSCRIPT", without_scripts),
-    State("maxclients", crowded, (NotSent,)),
-    State("NOAUTH", locked, (ConfigurationError,), "does not let us", as_app=False),
-    State("WRONGPASS", another_password, (ConfigurationError,), "does not let us in"),
+    State("maxclients", crowded, (NotSent,), hangs_up=True),
+    State("NOAUTH", locked, (ConfigurationError,), "does not let us", hangs_up=True, as_app=False),
+    State("WRONGPASS", another_password, (ConfigurationError,), "does not let us in", hangs_up=True),
     State("NOPERM", without_rights("evalsha", "eval"), (ConfigurationError,), "does not let us"),
     State("NOPERM-in-a-script", without_rights("get"), (ConfigurationError,), "does not let us"),
     State("SIGSTOP", silent, _AWAY),
@@ -307,8 +309,10 @@ STATES = (
 BY_NAME = {state.name: state for state in STATES}
 
 
-def version_of(server: RedisServer) -> int:
-    """Its major version."""
-    found = re.match(r"\d+", server.info("redis_version"))
-    assert found is not None
-    return int(found[0])
+@asynccontextmanager
+async def begun(state: State, server: RedisServer, *backends: Any) -> AsyncIterator[None]:
+    """In the state, once these backends have noticed that they were hung up on."""
+    with state.begin(server):
+        if state.hangs_up:
+            await eventually(lambda: all(" idle" in repr(b._routes.link()) for b in backends))
+        yield

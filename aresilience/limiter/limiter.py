@@ -208,19 +208,16 @@ class RateLimiter(Policy):
     async def set_rate(self, rate: str, *, burst: int | None = None) -> None:
         """Change the rate from now on, in this process; the number of rates stays the same.
 
-        What was taken stays taken: a bucket keeps the time until it is full, a window its count, or begins anew if
-        its period is another. Waiters keep their times. With a smaller limit a key may have less than nothing left,
-        and recovers by itself. On a backend other processes keep the rate that they have, over the same count
-        (of windows, if the period is the same): tell each of them.
+        What was taken stays taken: a bucket keeps the time until it is full, a window its count, or begins
+        anew if its period is another. Waiters keep their times. With a smaller limit a key may have less than
+        nothing left, and recovers by itself. On a backend other processes keep the rate that they have, over
+        the same count (of windows, if the period is the same): tell each of them.
         """
-        rates = parse_rates("RateLimiter.set_rate: rate", rate)
-        if len(rates) != (before := len(self._meters)):
-            raise ValueError(
-                f"RateLimiter.set_rate: rate must have {before} rates, as before, got {rate!r}"
-            )
-        for meter, new in zip(
-            self._meters, meters_for(self.name, rates, burst, self.algorithm), strict=True
-        ):
+        rates, n = parse_rates("RateLimiter.set_rate: rate", rate), len(self._meters)
+        if len(rates) != n:
+            raise ValueError(f"RateLimiter.set_rate: rate must have {n} rates, as before, got {rate!r}")
+        news = meters_for(self.name, rates, burst, self.algorithm)
+        for meter, new in zip(self._meters, news, strict=True):
             meter.name, meter.algorithm = new.name, new.algorithm
             if isinstance(self.store, MemoryLimiterStore):
                 self.store.table(meter)

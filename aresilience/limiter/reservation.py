@@ -39,7 +39,10 @@ class Reservation:
             raise
 
     async def cancel(self) -> None:
-        """Give the tokens back, as far as that is of use to others. Once; later calls do nothing."""
+        """Give the tokens back, as far as that is of use to others. Once; later calls do nothing.
+
+        Raises `BackendError` if the store fails: then they come back by themselves in time.
+        """
         if not self._settled:
             self._settled = True
             await self._store.give_back(self._ask, self._at)
@@ -48,6 +51,7 @@ class Reservation:
         """It cost `actual` tokens after all: give back the difference, or take it without asking.
 
         What is given back counts for the time at which it was taken, so that it is no gift to a later one.
+        Raises `BackendError` if the store fails.
         """
         arguments.count("Reservation.settle: actual", actual, least=0)
         if self._settled:
