@@ -17,8 +17,24 @@ What counts: errors that match `failure_on` and not `ignore` fail; calls slower 
 policies and every kind of cancellation count nowhere and give their place back; any other error means
 that the dependency answered, a success. A call that began before the state last changed counts nowhere.
 
-When the store is down: each process goes on with what it knows, and `StoreDegraded` is told; when it is
-back, the newest state holds for all. A call through a closed circuit never asks the store.
+When the store is down, each process goes on with what it knows, and no call waits longer than the backend's
+deadline. A call through a closed circuit never asks the store, nor does a refusal by an open one. What does
+(opening, probing, `isolate`, `reset`) is decided here alone, and `StoreDegraded` told each time.
+
+| what is the matter with Redis                        | what is told                     | afterwards, to all |
+|------------------------------------------------------|----------------------------------|---------------------|
+| LOADING: waited for until the deadline               | `Refused`                        | the last one holds  |
+| BUSY, OOM, READONLY, MASTERDOWN, MISCONF, NOREPLICAS | `Refused`                        | the last one holds  |
+| NOAUTH, WRONGPASS, NOPERM                            | `ConfigurationError`             | the last one holds  |
+| maxclients, when we have to connect anew             | `NotSent`                        | the last one holds  |
+| no answer (SIGSTOP, a partition)                     | `OutcomeUnknown`, then `NotSent` | the last one holds  |
+| killed, restarting                                   | `OutcomeUnknown`, then `NotSent` | the last one holds  |
+| WRONGTYPE or garbage in the key                      | `CorruptState`                   | once it is deleted  |
+| NOSCRIPT (restarted, SCRIPT FLUSH)                   | nothing: one round trip more     |                     |
+| FLUSHALL; keys evicted, where maxmemory-policy lets  | nothing: the state is put back   |                     |
+
+Those who find Redis back learn of it from a message, or look within some seconds. A probe that ended meanwhile
+gives its place back then, with its result.
 
 What not to do: put it outside the retries (it then sees one failure where there were three); share
 one between dependencies; forget a time limit inside, without which a hang is never a failure.

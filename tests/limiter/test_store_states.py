@@ -222,6 +222,21 @@ async def test_a_block_lasts_through_an_outage(troubled_server: RedisServer) -> 
         assert seen.of(ar.StoreDegraded)
 
 
+async def test_who_waits_for_a_block_waits_for_one_deadline(troubled_server: RedisServer) -> None:
+    """Many ask while one takes a block, and the server is silent: all hear of it at that one's deadline."""
+    async with ar.connect(app_url(troubled_server), deadline=0.5) as backend:
+        limiter = ar.RateLimiter("100/h", name="x", lease=10, on_store_error="raise", backend=backend)
+        await limiter.peek("k")
+        async with begun(BY_NAME["SIGSTOP"], troubled_server, backend):
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            asked = [limiter.try_acquire("k") for _ in range(20)]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            assert loop.time() - started < 0.95
+            assert {type(answer) for answer in answers} == {ar.OutcomeUnknown}
+            assert len({id(answer) for answer in answers}) == 20
+
+
 async def test_remembered_refusals_last_through_an_outage(troubled_server: RedisServer) -> None:
     """What the deny cache knows needs no store; what the policy refuses is not remembered."""
     state = BY_NAME["SIGSTOP"]
