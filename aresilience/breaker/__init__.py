@@ -21,17 +21,17 @@ When the store is down, each process goes on with what it knows, and no call wai
 deadline. A call through a closed circuit never asks the store, nor does a refusal by an open one. What does
 (opening, probing, `isolate`, `reset`) is decided here alone, and `StoreDegraded` told each time.
 
-| what is the matter with Redis                        | what is told                     | afterwards, to all |
-|------------------------------------------------------|----------------------------------|---------------------|
-| LOADING: waited for until the deadline               | `Refused`                        | the last one holds  |
-| BUSY, OOM, READONLY, MASTERDOWN, MISCONF, NOREPLICAS | `Refused`                        | the last one holds  |
-| NOAUTH, WRONGPASS, NOPERM                            | `ConfigurationError`             | the last one holds  |
-| maxclients, when we have to connect anew             | `NotSent`                        | the last one holds  |
-| no answer (SIGSTOP, a partition)                     | `OutcomeUnknown`, then `NotSent` | the last one holds  |
-| killed, restarting                                   | `OutcomeUnknown`, then `NotSent` | the last one holds  |
-| WRONGTYPE or garbage in the key                      | `CorruptState`                   | once it is deleted  |
-| NOSCRIPT (restarted, SCRIPT FLUSH)                   | nothing: one round trip more     |                     |
-| FLUSHALL; keys evicted, where maxmemory-policy lets  | nothing: the state is put back   |                     |
+| what is the matter with Redis                        | what is told                     | afterwards         |
+|------------------------------------------------------|----------------------------------|--------------------|
+| LOADING: waited for until the deadline               | `Refused`                        | the last one holds |
+| BUSY, OOM, READONLY, MASTERDOWN, MISCONF, NOREPLICAS | `Refused`                        | the last one holds |
+| NOAUTH, WRONGPASS, NOPERM                            | `ConfigurationError`             | the last one holds |
+| maxclients, when we have to connect anew             | `NotSent`                        | the last one holds |
+| no answer (SIGSTOP, a partition)                     | `OutcomeUnknown`, then `NotSent` | the last one holds |
+| killed, restarting                                   | `OutcomeUnknown`, then `NotSent` | the last one holds |
+| WRONGTYPE or garbage in the key                      | `CorruptState`                   | once it is deleted |
+| NOSCRIPT (restarted, SCRIPT FLUSH)                   | nothing: one round trip more     |                    |
+| FLUSHALL; keys evicted, where maxmemory-policy lets  | nothing: the state is put back   |                    |
 
 Those who find Redis back learn of it from a message, or look within some seconds. A probe that ended meanwhile
 gives its place back then, with its result.

@@ -30,7 +30,7 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakMethod, WeakValueDictionary
 
 from aresilience.backend.redis import RedisBackend, Script
 from aresilience.breaker.machine import BreakerState, Circuit, Probe, Refusal, Rules
@@ -54,7 +54,10 @@ _CHANNEL = "breaker"
 
 
 class RedisBreakerStore:
-    """One named circuit on a Redis backend."""
+    """One named circuit on a Redis backend.
+
+    `changed` and `degraded` are bound methods, called for as long as their object lives.
+    """
 
     def __init__(
         self,
@@ -70,8 +73,7 @@ class RedisBreakerStore:
         self._rules = rules
         self._backend = backend
         self._clock = clock
-        self._changed = changed
-        self._degraded = degraded
+        self._watchers = WeakMethod(changed), WeakMethod(degraded)
         self.key = backend.key("breaker", *name)
         self._version = 0
         self._known = 0  # the generation that Redis has
@@ -80,6 +82,16 @@ class RedisBreakerStore:
         self._owed: dict[Probe, bool | None] = {}  # ended probes that Redis was not told of
         self._turn = asyncio.Lock()
         backend.shared("breaker", "news", lambda: _News(backend)).add(self)
+
+    def _changed(self) -> None:
+        changed = self._watchers[0]()
+        if changed is not None:
+            changed()
+
+    def _degraded(self, error: BackendError) -> None:
+        degraded = self._watchers[1]()
+        if degraded is not None:
+            degraded(error)
 
     def look(self) -> None:
         """There is news: read it."""
@@ -149,7 +161,7 @@ class RedisBreakerStore:
     ) -> R:
         """Let the machine take a step on the newest state, and put the result in place for all.
 
-        Without Redis, in this process alone; if it was sent what we had decided, that.
+        Without Redis, in this process alone: the very result that was sent, in case that it arrived.
         """
         until = self._clock.read() + self._backend.deadline
         tried: tuple[Circuit, R] | None = None
@@ -163,6 +175,7 @@ class RedisBreakerStore:
                     result = step(circuit, self._clock.read(), entropy().random())
                     if self._packed(circuit) == self._packed(self.circuit):
                         self._owed.clear()
+                        self._changed()  # what was there may have been news
                         return result
                     tried = circuit, result
                     if await self._exchange(circuit, until):
@@ -187,10 +200,14 @@ class RedisBreakerStore:
         async with self._turn:
             try:
                 await self._exchange(None, until)
-                circuit = self._settled()
-                if circuit.generation > self._known or self._packed(circuit) != self._packed(self.circuit):
-                    await self._exchange(circuit, until)
-                self._owed.clear()
+                for _ in range(_TRIES):
+                    circuit = self._settled()
+                    told = circuit.generation <= self._known
+                    if told and self._packed(circuit) == self._packed(self.circuit):
+                        self._owed.clear()
+                        break
+                    if await self._exchange(circuit, until):
+                        break
             except BackendError:
                 return  # the next verb, or the next look, will tell
             self._changed()

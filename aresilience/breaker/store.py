@@ -5,7 +5,8 @@ The contract:
 - A store holds one circuit. Each verb happens at once or not at all, and after it `circuit` is the
   state that the verb found or made.
 - The closed path never asks the store: `circuit` is read without awaiting. A store that is shared
-  brings news of other processes by replacing it, between verbs.
+  brings news of others by replacing or changing it between verbs, and calls `changed` back, which it is made
+  with (a bound method, held weakly); so it does after its verbs. See `stores`.
 - `trip` and `record` are fenced by the generation that the caller saw: with an older one they change
   nothing.
 - An `admit` that is cancelled gives back what it took; the other verbs, once asked, happen all the same.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from servers import Cluster, RedisServer, eventually
@@ -216,6 +217,33 @@ async def works(backend: RedisBackend, key: bytes) -> bool:
     except BackendError:
         return False
     return True
+
+
+async def test_a_node_that_has_left_is_left(redis_cluster: Cluster) -> None:
+    """A node that has given its slots away and is not in the URL: its link is closed when nobody waits for it any
+    more, not before; as a master again it has a new one."""
+    first, _, leaver = redis_cluster.nodes
+    backend = connect(f"redis+cluster://127.0.0.1:{first.port}", deadline=0.5)
+    assert isinstance(backend, RedisBackend)
+    async with backend:
+        key = keys_by_node(backend, redis_cluster)[2]
+        assert await backend.run(COUNT, [key], []) == [1]
+        routes: Any = backend._routes
+        node = "127.0.0.1", leaver.port
+        leaver.pause()
+        waits = backend.run(COUNT, [key], [])
+        await eventually(lambda: routes._links[node].writes == 2)
+        routes._owners = dict.fromkeys(range(16384), ("127.0.0.1", first.port))
+        routes._leave_departed()
+        assert not waits.done()
+        assert node in routes._links
+        leaver.resume()
+        assert await waits == [2]
+        await eventually(lambda: node not in routes._links)
+        await eventually(lambda: not [c for c in leaver.clients() if "lib-name" in c or "cmd=evalsha" in c])
+        assert await backend.run(COUNT, [key], []) == [3]  # MOVED
+        assert node in routes._links
+        assert await backend.run(COUNT, [key], []) == [4]
 
 
 async def test_one_living_node_is_enough_to_begin(redis_cluster: Cluster) -> None:

@@ -229,3 +229,21 @@ async def test_no_task_is_left_when_a_backend_with_listeners_is_closed(redis_url
         await eventually(lambda: listener.resyncs)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     listener.end()
+
+
+async def test_who_is_told_when_a_backend_opens_can_leave(redis_url: str) -> None:
+    """`when_open`: called now if it is open, and at each opening, until the function that it returns is called."""
+    backend = connect(redis_url)
+    assert isinstance(backend, RedisBackend)
+    told: list[str] = []
+    end = backend.when_open(lambda: told.append("first"))
+    backend.when_open(lambda: told.append("second"))
+    async with backend:
+        assert told == ["first", "second"]
+        now = backend.when_open(lambda: told.append("now"))
+        assert told == ["first", "second", "now"]
+        now()
+        end()
+        end()
+    async with backend:
+        assert told == ["first", "second", "now", "second"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -295,3 +297,18 @@ async def test_s26_garbage_in_the_key_leaves_each_to_itself(
     assert kept(redis_server)[1]["state"] == "open"
     await asyncio.sleep(0)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_shared_breaker_can_be_forgotten(one: Any, redis_server: RedisServer) -> None:
+    """Nothing holds a breaker that its program has dropped: neither its store, nor the news, nor a cycle."""
+    breaker = breaker_on(one)
+    await opens(breaker)
+    await looked(breaker)
+    gone, store = weakref.ref(breaker), breaker._store
+    gc.disable()
+    try:
+        del breaker
+        assert gone() is None
+        await store.reset()  # a verb that was on its way
+    finally:
+        gc.enable()

@@ -46,7 +46,7 @@ class RedisBackend(Backend):
         self._pid = 0
         self._batches: dict[tuple[str, int, tuple[Argument, ...]], Batch] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._on_open: list[Callable[[], object]] = []
+        self._on_open: dict[object, Callable[[], object]] = {}
         self.health = Health()
 
     async def _open(self) -> None:
@@ -55,7 +55,7 @@ class RedisBackend(Backend):
         self._routes = routes_to(self._address, deadline=self.deadline, greet=self.health.greet)
         self._wakeups = Wakeups(self._routes.connection, f"{self.prefix}:wakeups".encode())
         await self._routes.start()
-        for callback in self._on_open:
+        for callback in list(self._on_open.values()):
             callback()
 
     async def _close(self) -> None:
@@ -140,11 +140,17 @@ class RedisBackend(Backend):
         """Whether it has been entered, and not left yet."""
         return self._routes is not None
 
-    def when_open(self, callback: Callable[[], object]) -> None:
-        """Call back now, if the backend is open, and each time that it is opened."""
-        self._on_open.append(callback)
+    def when_open(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call back now, if the backend is open, and each time that it is opened, until the function that is
+        returned is called."""
+        self._on_open[entry := object()] = callback
         if self._routes is not None:
             callback()
+
+        def end() -> None:
+            self._on_open.pop(entry, None)
+
+        return end
 
     def key(self, kind: str, *parts: str, tag: str | None = None) -> bytes:
         """A key of ours: prefix, kind, and a digest of the parts, each with its length, in one slot.

@@ -24,7 +24,7 @@ _log = logging.getLogger("aresilience")
 
 
 class ClusterRoutes:
-    """A link for each master that has been asked for, and the map of slots."""
+    """A link for each master that has been asked for and is still one, and the map of slots."""
 
     def __init__(self, address: Address, *, deadline: float, greet: Greet) -> None:
         self._address = address
@@ -34,6 +34,7 @@ class ClusterRoutes:
         self._links: dict[Node, Link] = {}
         self._owners: dict[int, Node] = {}
         self._refreshing: asyncio.Task[None] | None = None
+        self._leaving: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def start(self) -> None:
@@ -65,10 +66,12 @@ class ClusterRoutes:
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait([self._refreshing])
+        self._leave_departed()
         await asyncio.gather(*(link.close() for link in list(self._links.values())))
 
     def abandon(self) -> None:
         self._closed = True
+        self._leave_departed()
         if self._refreshing is not None:
             self._refreshing.cancel()
         for link in self._links.values():
@@ -146,4 +149,20 @@ class ClusterRoutes:
                 owner = ((master[0] or b"").decode() or node[0], int(master[1]))
                 owners.update(dict.fromkeys(range(first_slot, last_slot + 1), owner))
             self._owners = owners
+            self._leave_departed()
             return
+
+    def _leave_departed(self) -> None:
+        """Close the links to nodes that the map does not name any more, once nobody waits for their answers."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+        if self._closed:
+            return
+        departed = self._links.keys() - self._nodes()
+        busy = {id(request.link) for _, request in self._timers.entries.values()}
+        for node in departed:
+            if id(self._links[node]) not in busy:
+                self._links.pop(node).abandon()
+        if not departed.isdisjoint(self._links):
+            self._leaving = asyncio.get_running_loop().call_later(self._deadline, self._leave_departed)
