@@ -121,6 +121,27 @@ async def test_t8_a_spoofed_header(http: str, serve: Any, ok: Any) -> None:
     assert seen == ["127.0.0.1", "203.0.113.7", "198.51.100.66"]
 
 
+@pytest.mark.parametrize(
+    ("believes", "keys"), [(False, ["127.0.0.1"] * 2), (True, ["127.0.0.1", "6.6.6.6"])]
+)
+async def test_a10_a_server_that_believes_the_header_itself(
+    serve: Any, ok: Any, believes: bool, keys: list[str]
+) -> None:
+    """A10: without --no-proxy-headers uvicorn gives us, for what comes from the loopback, another peer than the
+    one that connects: whom the header names. So the README says to switch it off."""
+    seen: list[str] = []
+
+    async def noting(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            seen.append(ClientIP()(scope))
+        await ok(scope, receive, send)
+
+    async with serve(noting, proxy_headers=believes) as port, browser() as client:
+        for headers in ({}, {"x-forwarded-for": "6.6.6.6"}):
+            await client.get(url(port), headers=headers)
+    assert seen == keys
+
+
 async def test_a3_a_client_that_leaves_frees_nothing(http: str, serve: Any) -> None:
     """A3: uvicorn neither cancels the app nor fails `send`: the permit goes back when the app ends."""
     hall, bulkhead = Hall(), ar.Bulkhead(1)

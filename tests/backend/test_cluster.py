@@ -220,8 +220,8 @@ async def works(backend: RedisBackend, key: bytes) -> bool:
 
 
 async def test_a_node_that_has_left_is_left(redis_cluster: Cluster) -> None:
-    """A node that has given its slots away and is not in the URL: its link is closed when nobody waits for it any
-    more, not before; as a master again it has a new one."""
+    """A node that has given its slots away and is not in the URL: its link is closed when nobody waits for it
+    any more, not before; as a master again it has a new one."""
     first, _, leaver = redis_cluster.nodes
     backend = connect(f"redis+cluster://127.0.0.1:{first.port}", deadline=0.5)
     assert isinstance(backend, RedisBackend)

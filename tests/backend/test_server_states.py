@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
+import states
 from redis_fixtures import both_versions
 from servers import RedisServer, eventually
 
@@ -164,15 +162,15 @@ async def test_s5_s6_a_replica_refuses(start_redis: Start) -> None:
     server = start_redis()
     async with on(server.url) as backend:
         assert await backend.run(COUNT, [b"ar:n"], []) == [1]
-        server.command("REPLICAOF", "127.0.0.1", "1")
-        error = await error_of(backend)
-        assert (type(error), "READONLY" in str(error)) == (Refused, True)
-        with pytest.raises(Refused, match="READONLY"):
-            await backend.command("SET", "ar:n", "1")
-        server.command("CONFIG", "SET", "replica-serve-stale-data", "no")
-        with pytest.raises(Refused, match="MASTERDOWN"):
-            await backend.command("GET", "ar:n")
-        assert "MASTERDOWN" in str(await error_of(backend))
+        with states.demoted(server):
+            error = await error_of(backend)
+            assert (type(error), "READONLY" in str(error)) == (Refused, True)
+            with pytest.raises(Refused, match="READONLY"):
+                await backend.command("SET", "ar:n", "1")
+        with states.orphaned(server):
+            with pytest.raises(Refused, match="MASTERDOWN"):
+                await backend.command("GET", "ar:n")
+            assert "MASTERDOWN" in str(await error_of(backend))
 
 
 @both_versions
@@ -181,12 +179,12 @@ async def test_s7_a_full_server_refuses_what_takes_and_runs_what_gives_back(star
     server = start_redis()
     async with on(server.url) as backend:
         assert await backend.run(COUNT, [b"ar:n"], []) == [1]
-        server.command("CONFIG", "SET", "maxmemory", "1")
-        error = await error_of(backend)
-        assert (type(error), "OOM" in str(error)) == (Refused, True)
-        with pytest.raises(Refused, match="OOM"):
-            await backend.command("SET", "ar:n", "1")
-        assert await backend.run(DELETE, [b"ar:n"], []) == [1]
+        with states.full(server):
+            error = await error_of(backend)
+            assert (type(error), "OOM" in str(error)) == (Refused, True)
+            with pytest.raises(Refused, match="OOM"):
+                await backend.command("SET", "ar:n", "1")
+            assert await backend.run(DELETE, [b"ar:n"], []) == [1]
 
 
 @both_versions
@@ -195,8 +193,7 @@ async def test_s8_a_busy_server_refuses_and_is_left_alone(start_redis: Start) ->
     server = start_redis("--lua-time-limit", "20")
     async with on(server.url) as backend:
         assert await backend.ping() > 0
-        with spinning(server):
-            await eventually(lambda: refuses(backend, "BUSY"))
+        with states.busy(server):
             error = await error_of(backend)
             assert (type(error), "BUSY" in str(error)) == (Refused, True)
             assert server.command("PING").startswith("-BUSY")
@@ -204,48 +201,26 @@ async def test_s8_a_busy_server_refuses_and_is_left_alone(start_redis: Start) ->
         assert (await backend.run(COUNT, [b"ar:n"], []))[0] == 1
 
 
-async def refuses(backend: RedisBackend, code: str) -> bool:
-    """Whether a call is refused with this code."""
-    try:
-        await backend.ping()
-    except Refused as error:
-        return code in str(error)
-    except BackendError:
-        pass
-    return False
-
-
-@contextmanager
-def spinning(server: RedisServer) -> Iterator[None]:
-    """A script that does not end, until the block does."""
-    with socket.create_connection(("127.0.0.1", server.port)) as other:
-        other.sendall(b"EVAL 'while true do end' 0\r\n")
-        yield
-        server.command("SCRIPT", "KILL")
-        other.recv(100)
-
-
 @both_versions
 async def test_s9_a_server_that_cannot_save_refuses_writes(start_redis: Start) -> None:
     """S9 MISCONF: writes REFUSED, reads go on."""
-    server = start_redis("--save", "3600", "1000000", "--dbfilename", "taken.rdb")
+    server = start_redis()
     async with on(server.url) as backend:
         assert await backend.run(COUNT, [b"ar:n"], []) == [1]
-        (server.folder / "taken.rdb").mkdir()
-        server.command("BGSAVE")
-        await eventually(lambda: server.info("rdb_last_bgsave_status") == "err")
-        error = await error_of(backend)
-        assert (type(error), "MISCONF" in str(error)) == (Refused, True)
-        assert await backend.command("GET", "ar:n") == b"1"
+        with states.unable_to_save(server):
+            error = await error_of(backend)
+            assert (type(error), "MISCONF" in str(error)) == (Refused, True)
+            assert await backend.command("GET", "ar:n") == b"1"
 
 
 @both_versions
 async def test_s10_a_master_that_misses_its_replicas_refuses_writes(start_redis: Start) -> None:
     """S10 NOREPLICAS: REFUSED."""
-    server = start_redis("--min-replicas-to-write", "1")
+    server = start_redis()
     async with on(server.url) as backend:
-        error = await error_of(backend)
-        assert (type(error), "NOREPLICAS" in str(error)) == (Refused, True)
+        with states.without_replicas(server):
+            error = await error_of(backend)
+            assert (type(error), "NOREPLICAS" in str(error)) == (Refused, True)
 
 
 @both_versions
@@ -271,31 +246,19 @@ async def test_s14_a_password_that_was_changed_is_a_configuration_error_later(st
     server = start_redis()
     async with on(server.url) as backend:
         assert await backend.ping() > 0
-        server.command("CONFIG", "SET", "requirepass", "new")
-        server.password = "new"
-        server.command("CLIENT", "KILL", "TYPE", "normal")
-        await eventually(lambda: " idle" in repr(backend._routes.link()))
-        assert type(await error_of(backend)) is ConfigurationError
+        with states.locked(server):
+            await eventually(lambda: " idle" in repr(backend._routes.link()))
+            assert type(await error_of(backend)) is ConfigurationError
 
 
 @both_versions
 async def test_s15_a_server_with_too_many_clients_is_not_sent(start_redis: Start) -> None:
     """S15 maxclients: NOT_SENT, and it works as soon as there is room."""
-    server = start_redis("--maxclients", "3")
-    others: list[socket.socket] = []
-    while len(others) < 3:  # the server may not have seen yet that those who asked before have left
-        other = socket.create_connection(("127.0.0.1", server.port))
-        other.sendall(b"PING\r\n")
-        with contextlib.suppress(OSError):
-            if other.recv(100) == b"+PONG\r\n":
-                others.append(other)
-                continue
-        other.close()
+    server = start_redis("--maxclients", "8")
     async with on(server.url) as backend:
-        error = await error_of(backend)
-        assert type(error) is NotSent
-        for other in others:
-            other.close()
+        with states.crowded(server):
+            await eventually(lambda: " idle" in repr(backend._routes.link()))
+            assert type(await error_of(backend)) is NotSent
         await eventually(lambda: answers(backend))
 
 

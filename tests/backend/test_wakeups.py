@@ -232,7 +232,7 @@ async def test_no_task_is_left_when_a_backend_with_listeners_is_closed(redis_url
 
 
 async def test_who_is_told_when_a_backend_opens_can_leave(redis_url: str) -> None:
-    """`when_open`: called now if it is open, and at each opening, until the function that it returns is called."""
+    """`when_open`: called now if it is open, and at each opening, until what it returned is called."""
     backend = connect(redis_url)
     assert isinstance(backend, RedisBackend)
     told: list[str] = []
