@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from servers import RedisServer, eventually, until
 
 from aresilience import ConfigurationError, CorruptState, NotSent, OutcomeUnknown, Refused
@@ -44,7 +45,9 @@ def hang_up(server: RedisServer) -> None:
 
 @contextmanager
 def loading(server: RedisServer) -> Iterator[None]:
-    """LOADING: restarted, with its data, which it takes a minute to read."""
+    """LOADING: restarted, with its data, which it takes some seconds to read."""
+    if EVENTS[0] not in server.options:
+        pytest.skip("LOADING was NOT tested: a redis-server before 7.0 answers too seldom while it loads")
     server.command("EVAL", "for i = 1, 3000 do redis.call('SET', 'big' .. i, ('x'):rep(1100)) end", 0)
     server.command("CONFIG", "SET", "rdbcompression", "no")
     server.command("SAVE")

@@ -1,9 +1,9 @@
 """Tokens counted in Redis: one script call for everything that a turn of the loop asks.
 
-| when Redis                     | acquire                     | give_back, charge          |
-|--------------------------------|-----------------------------|----------------------------|
-| cannot be reached (`NotSent`)  | raises; the shell's policy  | raises; the shell tells it |
-| says no (`Refused`)            | raises; the shell's policy  | raises; the shell tells it |
+| when Redis                     | acquire                     | give_back, charge, peek     |
+|--------------------------------|-----------------------------|-----------------------------|
+| cannot be reached (`NotSent`)  | raises; the shell's policy  | raises, whatever the policy |
+| says no (`Refused`)            | raises; the shell's policy  | raises, whatever the policy |
 | does not answer in time        | raises `OutcomeUnknown`; it may have been counted; never asked twice |
 
 Who is cancelled while the answer is on its way gets what was granted given back when it comes.

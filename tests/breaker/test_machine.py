@@ -351,3 +351,24 @@ def test_what_can_be_seen_without_asking() -> None:
     assert (circuit.state, circuit.probes) == (OPEN, 0)
     circuit.admit(130, 0.0)
     assert (circuit.state_at(1e6), circuit.probes) == (HALF_OPEN, 1)
+
+
+def test_generations_begin_at_the_floor_and_only_rise() -> None:
+    """What a shared store says is the least of the next generation; a floor that lies lower changes nothing."""
+    circuit = Circuit(rules())
+    generations = []
+    for floor in (0, 1000, 500, 1001, 5000):
+        circuit.floor = floor
+        circuit.isolate(0.0)
+        generations.append(circuit.generation)
+    assert generations == [1, 1000, 1001, 1002, 5000]
+
+
+def test_probes_of_circuits_that_know_nothing_of_each_other_differ() -> None:
+    """The number of a probe has chance in it: the first of one circuit is not the first of another."""
+    probes = set()
+    for u in (0.0, 0.25, 0.5, 0.999):
+        circuit = Circuit(rules())
+        assert circuit.trip(0, 0.0, u)
+        probes.add(circuit.admit(1e6, u))
+    assert len(probes) == 4

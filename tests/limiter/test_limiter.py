@@ -9,6 +9,7 @@ import pytest
 
 import aresilience as ar
 from aresilience.limiter import Decision, NearLimit, RateLimited, RateLimiter, acquire_all
+from aresilience.limiter.outage import Outage
 from aresilience.testing import Recorder, cancel_sweep
 
 ALGORITHMS = ["gcra", "sliding_window", "fixed_window", "sliding_log"]
@@ -376,3 +377,24 @@ def test_decisions_are_true_if_allowed() -> None:
     """A decision stands for its verdict."""
     assert Decision(True, 1, 0, 0.0, 1.0)
     assert not Decision(False, 1, 0, 1.0, 1.0)
+
+
+async def test_an_outage_is_told_when_it_begins_and_each_minute() -> None:
+    """Once for each kind of error, however many calls; again after a minute, or when ten seconds went well."""
+    outage, clock = Outage(), asyncio.get_running_loop()
+
+    async def told(error: Exception, seconds: int, every: float = 0.5) -> int:
+        times = 0
+        for _ in range(int(seconds / every)):
+            times += outage.is_news(error, clock.time())
+            await asyncio.sleep(every)
+        return times
+
+    assert await told(ar.NotSent("away"), 50) == 1
+    assert await told(ar.OutcomeUnknown("silent"), 5) == 1
+    assert await told(ar.NotSent("still away"), 5) == 0
+    assert await told(ar.NotSent("still away"), 120) == 2
+    await asyncio.sleep(10)
+    assert await told(ar.NotSent("again"), 5) == 1
+    await asyncio.sleep(10)
+    assert await told(ar.NotSent("asked now and then"), 100, every=20) == 5

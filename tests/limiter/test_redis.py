@@ -185,6 +185,30 @@ async def test_s19_s20_the_servers_clock_jumps(redis_backend: RedisBackend) -> N
         assert [bool(await limiter.try_acquire()) for _ in range(6)] == [True] * 5 + [False]
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_t12_another_process_keeps_its_rate(redis_server: RedisServer, algorithm: str) -> None:
+    """T12: `set_rate` is of one process: the others go on with theirs, over one count; a window of another
+    period is a count of its own, and harms nobody who has the old one."""
+    async with (
+        connect(redis_server.url, deadline=1) as left,
+        connect(redis_server.url, deadline=1) as right,
+    ):
+        one, two = (RateLimiter("10/h", algorithm=algorithm, name="x", backend=b) for b in (left, right))
+        assert await one.try_acquire(cost=6)
+        await one.set_rate("20/h")
+        each = 2 if algorithm == "gcra" else 1  # a bucket keeps the time: 36 minutes are 12 tokens now
+        assert ((await one.peek()).remaining, (await two.peek()).remaining) == (20 - 6 * each, 4)
+        assert await two.try_acquire(cost=3)
+        assert (await one.peek()).remaining == 20 - 9 * each
+        await one.set_rate("20/min")
+        assert bool(await one.try_acquire()) == (
+            algorithm != "gcra"
+        )  # whose 54 minutes are more than it holds
+        there = await two.peek()
+        assert there.remaining == (0 if algorithm == "sliding_log" else 1)
+        assert there.reset_after <= 7200
+
+
 async def test_s26_a_key_that_holds_something_else(
     redis_backend: RedisBackend, redis_server: RedisServer
 ) -> None:
