@@ -22,7 +22,7 @@ test: lint types wheel ## lint, types and every test, against the built wheel, t
 	cd $(TREE) && ARESILIENCE_FROM_WHEEL=1 ../../$(BIN)/pytest -m "redis or not redis"
 
 check: $(VENV)/dev lint types ## lint, types and the tests that need no server, on the sources
-	PYTHONPATH=. $(BIN)/pytest -q -m "not redis and not slow"
+	PYTHONPATH=. $(BIN)/pytest -q -m "not redis and not slow" -n auto --dist loadscope
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

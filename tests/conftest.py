@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
@@ -29,6 +30,19 @@ class _Sweeps(logging.Handler):
 _sweeps = _Sweeps()
 logging.getLogger("aresilience.testing").addHandler(_sweeps)
 logging.getLogger("aresilience.testing").setLevel(logging.INFO)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a process of several: send what was swept to the one that tells."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["swept"] = (_sweeps.total.points, _sweeps.total.runs)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of several processes is done."""
+    _sweeps.total += SweepReport(*getattr(node, "workeroutput", {}).get("swept", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

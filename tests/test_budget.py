@@ -278,15 +278,15 @@ async def test_calls_after_each_other_leave_nothing_behind() -> None:
     """However many calls a task makes, each stands alone (a chain of them would end in a RecursionError)."""
     budget = ar.RetryBudget(ratio=1, floor=0)
     call = ar.Retry(on=ConnectionError, budget=budget).wrap(AsyncMock())
-    for _ in range(1500):
+    for _ in range(1200):
         await call()
-    assert repr(budget) == "<RetryBudget 0 of 1500 used by 1500 calls>"
+    assert repr(budget) == "<RetryBudget 0 of 1200 used by 1200 calls>"
 
 
 @pytest.mark.parametrize(
     ("make", "deposits"),
     [
-        (lambda budget: ar.Retry(on=ConnectionError, budget=budget), 1501),
+        (lambda budget: ar.Retry(on=ConnectionError, budget=budget), 1201),
         (lambda budget: ar.Hedge(delay=1.0, budget=budget), None),
     ],
     ids=["retry", "hedge"],
@@ -310,7 +310,7 @@ async def test_tasks_that_start_each_other_leave_nothing_behind(
             await ar.Retry(on=ConnectionError, budget=ar.RetryBudget()).call(AsyncMock())
             done.set()
 
-    await step(1500)
+    await step(1200)
     await done.wait()
     if deposits is not None:
         assert repr(budget) == f"<RetryBudget 0 of {deposits} used by {deposits} calls>"

@@ -129,7 +129,7 @@ def bound(machine: Algorithm, window: int) -> int:
     return rate.limit * (2 + window // rate.period)
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=repr)
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: type(machine).__name__)
 @given(gaps=TIMES, costs=st.lists(st.integers(1, 2), min_size=60, max_size=60))
 @settings(max_examples=60, deadline=None)
 def test_no_window_holds_more_than_the_bound(machine: Algorithm, gaps: list[int], costs: list[int]) -> None:
@@ -151,7 +151,7 @@ def test_no_window_holds_more_than_the_bound(machine: Algorithm, gaps: list[int]
             assert total <= bound(machine, at - start)
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=repr)
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: type(machine).__name__)
 @given(gaps=TIMES)
 @settings(max_examples=60, deadline=None)
 def test_what_the_view_says_is_so(machine: Algorithm, gaps: list[int]) -> None:
@@ -170,7 +170,7 @@ def test_what_the_view_says_is_so(machine: Algorithm, gaps: list[int]) -> None:
             state = machine.take(state, now, 1)
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=repr)
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: type(machine).__name__)
 @given(gaps=TIMES)
 @settings(max_examples=60, deadline=None)
 def test_reservations_come_in_order(machine: Algorithm, gaps: list[int]) -> None:
@@ -186,7 +186,7 @@ def test_reservations_come_in_order(machine: Algorithm, gaps: list[int]) -> None
         state = machine.take(state, at, 1 + place % 2)
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=repr)
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: type(machine).__name__)
 def test_giving_back_at_once_is_as_if_nothing_was_taken(machine: Algorithm) -> None:
     """A grant that is returned in the same moment leaves what was there before."""
     before = machine.take(None, 10 * S, 1)
@@ -194,7 +194,7 @@ def test_giving_back_at_once_is_as_if_nothing_was_taken(machine: Algorithm) -> N
     assert machine.view(before, 10 * S) == machine.view(after, 10 * S)
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=repr)
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: type(machine).__name__)
 def test_giving_back_late_is_no_gift(machine: Algorithm) -> None:
     """What is returned when it has come back by itself adds nothing: no key ever holds more than its limit."""
     state = machine.take(None, 0, 2)
