@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from weakref import WeakMethod, WeakValueDictionary
 
@@ -47,6 +47,8 @@ _KEPT = 7 * 86_400.0
 """Seconds that a circuit is kept after its last change,"""
 _CLOSED_KEPT = 3_600.0
 """and a closed one, at least: no key means closed, for who has not looked for so long."""
+_REMEMBERED = 100
+"""Probes that have ended, at most."""
 _GRACE = 0.01
 """So that the backend's own error, which says more, comes before ours."""
 _TRIES = 16
@@ -79,7 +81,8 @@ class RedisBreakerStore:
         self._known = 0  # the generation that Redis has
         self._offset: float | None = None  # the server's time less ours, in seconds
         self._met = 0.0  # when it last answered
-        self._owed: dict[Probe, bool | None] = {}  # ended probes that Redis was not told of
+        self._ended: dict[Probe, bool | None] = {}  # probes of this generation that have ended here
+        self._untold = False  # whether Redis may not know of one of them
         self._turn = asyncio.Lock()
         backend.shared("breaker", "news", lambda: _News(backend)).add(self)
 
@@ -99,7 +102,7 @@ class RedisBreakerStore:
 
     def differs(self, value: bytes | None) -> bool:
         """Whether a value of the server is not the one that we know."""
-        if self.circuit.generation > self._known or self._owed:
+        if self.circuit.generation > self._known or self._untold:
             return True
         if value is None:  # a closed circuit needs no key
             return self.circuit.state is not BreakerState.CLOSED
@@ -151,14 +154,10 @@ class RedisBreakerStore:
             self._backend.spawn(self._end(task.result(), None))
 
     async def _end(self, probe: Probe, success: bool | None) -> None:
-        await self._decide(lambda c, now, u: c.record(probe, now, u, success), ended={probe: success})
+        self._ended[probe] = success
+        await self._decide(lambda circuit, now, u: None)
 
-    async def _decide(
-        self,
-        step: Callable[[Circuit, float, float], R],
-        *,
-        ended: Mapping[Probe, bool | None] | None = None,
-    ) -> R:
+    async def _decide(self, step: Callable[[Circuit, float, float], R]) -> R:
         """Let the machine take a step on the newest state, and put the result in place for all.
 
         Without Redis, in this process alone: the very result that was sent, in case that it arrived.
@@ -167,14 +166,14 @@ class RedisBreakerStore:
         tried: tuple[Circuit, R] | None = None
         async with self._turn:
             try:
-                if self._offset is None or self._owed:
+                if self._offset is None or self._untold:
                     await self._exchange(None, until)
                 for _ in range(_TRIES):
                     tried = None
                     circuit = self._settled()
                     result = step(circuit, self._clock.read(), entropy().random())
                     if self._packed(circuit) == self._packed(self.circuit):
-                        self._owed.clear()
+                        self._untold = False
                         self._changed()  # what was there may have been news
                         return result
                     tried = circuit, result
@@ -188,9 +187,7 @@ class RedisBreakerStore:
                     circuit = self._settled()
                     tried = circuit, step(circuit, self._clock.read(), entropy().random())
                 self.circuit, result = tried
-                owed = {**self._owed, **(ended or {})}
-                generation = self.circuit.generation
-                self._owed = {p: success for p, success in owed.items() if p.generation == generation}
+                self._untold = bool(self._ended)
                 self._changed()
                 return result
 
@@ -204,7 +201,7 @@ class RedisBreakerStore:
                     circuit = self._settled()
                     told = circuit.generation <= self._known
                     if told and self._packed(circuit) == self._packed(self.circuit):
-                        self._owed.clear()
+                        self._untold = False
                         break
                     if await self._exchange(circuit, until):
                         break
@@ -213,13 +210,21 @@ class RedisBreakerStore:
             self._changed()
 
     def _settled(self) -> Circuit:
-        """A copy of the newest state that we know, in which what ended meanwhile has ended."""
+        """A copy of the newest state that we know, in which what has ended here has ended.
+
+        Also what Redis was told of: the copy of somebody who has not heard of it may have come in its place.
+        """
         circuit = self._unpacked(self._packed(self.circuit))
         now = self._clock.read()
         if self._offset is not None:
             circuit.floor = round((now + self._offset) * 1e6)
-        for probe, success in self._owed.items():
-            circuit.record(probe, now, entropy().random(), success)
+        for probe in [*self._ended][:-_REMEMBERED]:
+            del self._ended[probe]
+        for probe, success in [*self._ended.items()]:
+            if probe.generation < circuit.generation:
+                del self._ended[probe]
+            else:
+                circuit.record(probe, now, entropy().random(), success)
         return circuit
 
     async def _exchange(self, circuit: Circuit | None, until: float) -> bool:
@@ -240,7 +245,7 @@ class RedisBreakerStore:
         if won and circuit is not None:
             self.circuit = circuit
             self._version, self._known = version, circuit.generation
-            self._owed.clear()
+            self._untold = False
             self._changed()
         elif found:
             self._learn(found)

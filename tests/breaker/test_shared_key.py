@@ -312,3 +312,39 @@ async def test_a_shared_breaker_can_be_forgotten(one: Any, redis_server: RedisSe
         await store.reset()  # a verb that was on its way
     finally:
         gc.enable()
+
+
+async def test_an_old_copy_does_not_bring_an_ended_probe_back(
+    one: Any, two: Any, redis_server: RedisServer
+) -> None:
+    """Lost, and put back by somebody who has not heard that a probe has ended: who ended it says so again."""
+    first, second = breaker_on(one, success_threshold=2, probe_timeout=60), breaker_on(two)
+    await opens(first)
+    await eventually(lambda: second.state is HALF_OPEN)
+    permit = await first.admit()
+    await eventually(lambda: second.snapshot().probes == 1)
+    deaf(two)
+    await first.record(permit)
+    assert kept(redis_server)[1]["probes"] == {}
+    redis_server.command("FLUSHALL")
+    await looked(second)
+    await eventually(lambda: kept(redis_server)[1]["probes"] == {})
+    assert kept(redis_server)[1]["successes"] == 1
+    await eventually(lambda: first.snapshot().probes == 0)
+    assert first.state is HALF_OPEN
+
+
+async def test_only_so_many_ended_probes_are_remembered(
+    one: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A circuit whose probes are all cancelled stays half-open; what it remembers of them is bounded."""
+    breaker = breaker_on(one)
+    await opens(breaker)
+    await eventually(lambda: breaker.state is HALF_OPEN)
+    store: Any = breaker._store
+    monkeypatch.setattr("aresilience.breaker.redis._REMEMBERED", 3)
+    for _ in range(10):
+        await breaker.record(await breaker.admit(), asyncio.CancelledError())
+        await eventually(lambda: breaker.snapshot().probes == 0)
+    assert len(store._ended) <= 4
+    assert breaker.state is HALF_OPEN
