@@ -5,14 +5,14 @@ quicker (compare and set, fenced by a version), and decided anew on their state 
 through a closed circuit, none to refuse through an open one. News comes over the wake-ups; a periodic read
 is the truth.
 
-| when Redis                       | trip, admit, record, isolate, reset                                      |
-|----------------------------------|--------------------------------------------------------------------------|
-| fails, in any of the three ways  | happen in this process alone, within the deadline; `StoreDegraded`       |
-| does not tell whether it did it  | the same; what was decided is kept, so that both come to the same end    |
-| has lost the key                 | the state of whoever writes next goes on, with its generation            |
-| holds something else in the key  | happen in this process alone until that is gone; `StoreDegraded`         |
-| is back                          | the newest generation holds for all; probes that ended give back their   |
-|                                  | place                                                                    |
+| when Redis                      | trip, admit, record, isolate, reset                                    |
+|---------------------------------|------------------------------------------------------------------------|
+| fails, in any of the three ways | happen in this process alone, within the deadline; `StoreDegraded`     |
+| may have done it or not         | the same; what was sent is kept, so that both come to the same end     |
+| has lost the key                | the state of whoever writes next goes on, with its generation          |
+| holds something else in the key | happen in this process alone until that is gone; `StoreDegraded`       |
+| is back                         | the newest generation holds for all; probes that ended give up their   |
+|                                 | place there, whoever puts an old copy in its place                     |
 
 A verb has one deadline, in line behind others and over all its tries. A caller that is cancelled leaves its
 verb to finish, and a probe that nobody wants is given back.

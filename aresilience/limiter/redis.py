@@ -209,8 +209,8 @@ class _Turn:
         if not self._sealed:
             self._store.leaves(self._ask)
         for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
+            if not waiter.done():  # each his own, to which he may add notes and a traceback
+                waiter.set_exception(type(error)(*error.args))
 
 
 def _numbers(algorithm: Algorithm, cost: int) -> bytes:

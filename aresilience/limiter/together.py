@@ -23,7 +23,8 @@ async def acquire_all(*wanted: Wanted, timeout: float | timedelta | None = 0) ->
 
     Limiters on one backend are one decision and one round trip. On a cluster, where keys of different limiters
     lie in different slots, and for limiters on different backends, they are taken one after the other, and
-    given back if a later one refuses.
+    given back if a later one refuses; each then has a deadline of its own. When the store fails
+    each limiter answers by its own `on_store_error`; what others took is given back if one refuses or raises.
     """
     claims = _merged(wanted)
     if not claims:

@@ -205,6 +205,16 @@ async def test_a_corrupt_key_harms_no_other(troubled_server: RedisServer, name: 
             assert (later.remaining, later.degraded) == (8, False)
 
 
+async def test_all_of_a_turn_have_an_error_of_their_own(troubled_server: RedisServer) -> None:
+    """Twenty who ask the same in one turn share the question, not the error: each may add to it."""
+    async with limiters(troubled_server, BY_NAME["OOM"], "raise") as (limiter, _, backend):
+        async with begun(BY_NAME["OOM"], troubled_server, backend):
+            asked = [limiter.try_acquire("k") for _ in range(20)]
+            errors = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(error) for error in errors} == {ar.Refused}
+        assert len({id(error) for error in errors}) == 20
+
+
 async def test_a_block_lasts_through_an_outage(troubled_server: RedisServer) -> None:
     """Leased tokens need no store: the answers go on, untold, until the block is used up."""
     state = BY_NAME["SIGSTOP"]
