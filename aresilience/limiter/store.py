@@ -18,8 +18,7 @@ The contract:
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from aresilience.limiter.algorithm import Algorithm
 
@@ -41,8 +40,7 @@ Part: TypeAlias = tuple[Meter, str, int]
 Ask: TypeAlias = tuple[Part, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """The answer to an `Ask`. `at` is the (earliest possible) time of the grant, `now` the store's time, in
     microseconds; `views` what each part has left, (tokens, microseconds until full), after it."""
 
