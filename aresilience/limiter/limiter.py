@@ -124,7 +124,7 @@ class RateLimiter(Policy):
         0 costs nothing and tells what is left. More than the limit holds is refused for ever.
         """
         ask = self.ask(key, cost)
-        never = self.never(ask)
+        never = self.never(ask) if cost > 1 else None
         if never is not None:
             return self._judged(never, ask)
         if self._denied is not None and (left := self._denied.left(key, cost)) is not None:
@@ -237,7 +237,10 @@ class RateLimiter(Policy):
             raise TypeError(f"{self.name}: key must be a string, got {key!r} ({type(key).__name__})")
         if cost != 1:
             arguments.count(f"{self.name}: cost", cost, least=0)
-        return tuple([(meter, key, cost) for meter in self._meters])
+        meters = self._meters
+        if len(meters) == 1:
+            return ((meters[0], key, cost),)
+        return tuple([(meter, key, cost) for meter in meters])
 
     # As a policy
 
@@ -324,7 +327,7 @@ class RateLimiter(Policy):
 
     def _judged(self, decision: Decision, ask: Ask) -> Decision:
         """Tell what is to be told; in shadow mode, turn a refusal into a yes."""
-        if self._listeners:
+        if self._listeners.each:
             if not decision.allowed:
                 now = self._clock.read()
                 self._listeners.tell(CallRejected(self.name, now, decision.retry_after, self._shadow))

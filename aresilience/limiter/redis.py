@@ -13,16 +13,16 @@ The same ask by many callers of one turn (no waiting) is one decision for all of
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 
 from aresilience.backend.redis import RedisBackend, Script
 from aresilience.backend.redis.commands import Argument, Batch, Rider
 from aresilience.errors import BackendError
 from aresilience.limiter.entries import ACQUIRE, CHARGE, ENTRY, GIVE_BACK, grant_of, numbers
 from aresilience.limiter.gcra import Gcra
+from aresilience.limiter.names import Names
 from aresilience.limiter.run import Run
-from aresilience.limiter.store import Ask, Grant, Meter, Part
+from aresilience.limiter.store import Ask, Grant, Part
 
 __all__ = ["RedisLimiterStore"]
 
@@ -33,14 +33,14 @@ _FOREVER = 2**51
 class RedisLimiterStore:
     """Counts on a Redis backend, by the server's clock."""
 
-    __slots__ = ("_backend", "_head", "_keys", "_packed", "_runs", "_turns")
+    __slots__ = ("_backend", "_head", "_packed", "_runs", "_turns", "names_of")
 
     _KEPT = 10_000
-    """Names of keys that are remembered, to hash each once."""
+    """Algorithms and costs that are remembered as numbers."""
 
     def __init__(self, backend: RedisBackend) -> None:
         self._backend = backend
-        self._keys: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self.names_of = Names(self._name).of
         self._packed: dict[tuple[Hashable, int], bytes] = {}
         self._runs: dict[str, Run] = {}
         self._turns: dict[tuple[Part, ...], _Turn] = {}
@@ -116,23 +116,15 @@ class RedisLimiterStore:
 
     def names(self, ask: Ask) -> list[bytes]:
         """The keys of an ask on the server."""
-        return [name for meter, key, _ in ask for name in self.names_of(meter, (key,))]
-
-    def names_of(self, meter: Meter, keys: Iterable[str]) -> list[bytes]:
-        """Keys of one meter on the server."""
-        known, where = self._keys, meter.name
-        return [known.get((where, key)) or self._name(where, key) for key in keys]
-
-    def _name(self, where: str, key: str) -> bytes:
-        limiter, _, number = where.rpartition(":")
-        name = self._keys[where, key] = self._backend.key("limit", limiter, key) + number.encode()
-        if len(self._keys) > self._KEPT:
-            self._keys.popitem(last=False)
-        return name
+        return [name for meter, key, _ in ask for name in self.names_of(meter.name, (key,))]
 
     def join(self, rider: Rider) -> Batch:
         """Ride on the next call."""
         return self._backend.join(_SCRIPT, rider, self._head)
+
+    def _name(self, meter: str, key: str) -> bytes:
+        limiter, _, number = meter.rpartition(":")
+        return self._backend.key("limit", limiter, key) + number.encode()
 
     def _ride(self, rider: _One) -> asyncio.Future[Grant]:
         self._runs.clear()  # who asks now must not come before this one

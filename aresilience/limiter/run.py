@@ -47,7 +47,7 @@ class Run:
 
     def begin(self, key: str) -> asyncio.Future[Grant]:
         """The first of them."""
-        self.keys = self._store.names_of(self.meter, (key,))
+        self.keys = self._store.names_of(self.meter.name, (key,))
         self._batch = self._store.join(self)
         return self.add(key)
 
@@ -77,17 +77,18 @@ class Run:
         if not self._sealed:
             self._sealed = True
             self._store.ends(self)
-            asked = {
-                key: still
-                for key, waiters in self._waiters.items()
-                if (still := [waiter for waiter in waiters if not waiter.done()])
-            }
-            self._waiters = asked
-            self.keys = self._store.names_of(self.meter, asked)
+            left = [w for waiters in self._waiters.values() for w in waiters if w.done()]
+            if left:
+                self._leave_out_who_left()
+            self.keys = self._store.names_of(self.meter.name, self._waiters)
         counts = [len(waiters) for waiters in self._waiters.values()]
         many = len(counts)
         each = b"" if sum(counts) == many else pack(f"<{many}d", *counts)
         return ENTRY.pack(RUN, many, 0, 0), numbers(self.algorithm, self.cost), each
+
+    def _leave_out_who_left(self) -> None:
+        waiting = {key: [w for w in waiters if not w.done()] for key, waiters in self._waiters.items()}
+        self._waiters = {key: waiters for key, waiters in waiting.items() if waiters}
 
     def answer(self, item: tuple[int, bytes]) -> None:
         """Half of many are told a turn of the loop later: what the others ask next is with the server by then,
