@@ -1,4 +1,9 @@
-"""The most common limit of all, a bucket in this process, around a function."""
+"""The most common limit of all, a bucket in this process, around a function.
+
+A call that is admitted should cost next to nothing, so the table lends it the bucket's state: a float of whole
+microseconds, with which CPython calculates much faster than with an integer of that size. All numbers are whole
+and below 2**53, so the arithmetic is that of `Gcra`. Whoever else wants to see the state takes it back.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,8 @@ __all__ = ["around_a_bucket"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_EXACT = 2**52
+
 
 def around_a_bucket(
     fn: Callable[P, Awaitable[T]],
@@ -24,26 +31,29 @@ def around_a_bucket(
     admit: Callable[[], Awaitable[None]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
     """`Gcra.earliest` and `take` in place, for a yes that nobody wants to hear of; `admit` does the rest."""
-    clock, states = store.clock, store.table(meter).states
-    algorithm, step, depth, scale = meter.algorithm, 0, 0, 0
+    clock, table = store.clock, store.table(meter)
+    step = depth = 0.0
+
+    def borrow() -> None:
+        nonlocal step, depth
+        bucket = meter.algorithm
+        if not isinstance(bucket, Gcra) or bucket.scale != 1 or bucket.depth > _EXACT:
+            return
+        if clock.is_stock and store.shift == 0 and "" in table.states:
+            step, depth = float(bucket.step), float(bucket.depth)
+            table.lent = float(table.states[""])
 
     async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
-        nonlocal algorithm, step, depth, scale
-        now = clock.nanos() // 1000 + store.shift if clock.is_running() else store.now()
-        if meter.algorithm is not algorithm or not step:  # the first call, or set_rate
-            bucket: Gcra = meter.algorithm  # type: ignore[assignment]
-            algorithm, step, depth, scale = bucket, bucket.step, bucket.depth, bucket.scale
-        if scale != 1:
-            now *= scale
-        full = states.get("")
-        if full is None or listeners.each:
-            await admit()
-        elif full <= now - scale:
-            states[""] = now + step
-        elif full + step - now <= depth:
-            states[""] = full + step
-        else:
-            await admit()
+        if clock.is_running() and not listeners.each:
+            now, full = clock.now() * 1e6 // 1.0, table.lent
+            if full <= now:
+                table.lent = now + step
+                return await fn(*args, **kwargs)
+            if full + step - now <= depth:
+                table.lent = full + step
+                return await fn(*args, **kwargs)
+        await admit()
+        borrow()
         return await fn(*args, **kwargs)
 
     return limited

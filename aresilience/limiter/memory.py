@@ -6,23 +6,30 @@ that are not, a key that is not in it is refused: forgetting one in use would re
 
 from __future__ import annotations
 
+from math import inf
+
 from aresilience.clock import LoopClock
 from aresilience.limiter.algorithm import Algorithm, State
 from aresilience.limiter.decide import decide
 from aresilience.limiter.gcra import Gcra
 from aresilience.limiter.store import Ask, Grant, Meter
 
-__all__ = ["MemoryLimiterStore", "Table"]
+__all__ = ["NOT_LENT", "MemoryLimiterStore", "Table"]
+
+NOT_LENT = inf
+"""A state that admits nobody."""
 
 
 class Table:
     """The states of one meter. Besides the dict there is a list of its keys, so that a hand can go round
     and look at a few of them each time that a new one comes."""
 
-    __slots__ = ("_hand", "_ring", "_scale", "max_keys", "states")
+    __slots__ = ("_hand", "_ring", "_scale", "lent", "max_keys", "states")
 
     def __init__(self, max_keys: int) -> None:
         self.max_keys = max_keys
+        self.lent = NOT_LENT
+        """The state of the key "" while it is lent to `around_a_bucket`; then `states` has an old one."""
         self._scale = 1
         self.states: dict[str, State] = {}
         self._ring: list[str] = []
@@ -37,6 +44,12 @@ class Table:
         for key, state in self.states.items():
             whole, rest = divmod(state, old)
             self.states[key] = whole * new + min(rest, new - 1)
+
+    def take_back(self) -> None:
+        """End what is lent: somebody else wants to see it, or the clock is another."""
+        if self.lent != NOT_LENT:
+            self.states[""] = int(self.lent)
+            self.lent = NOT_LENT
 
     def add(self, key: str, state: State) -> None:
         """A key that is new."""
@@ -84,6 +97,8 @@ class MemoryLimiterStore:
         clock.read()
         now = clock.nanos() // 1000
         self.shift = max(0, last - now) if self._tables else 0
+        for table in self._tables.values():
+            table.take_back()
         return now + self.shift
 
     def table(self, meter: Meter) -> Table:
@@ -91,6 +106,7 @@ class MemoryLimiterStore:
         table = self._tables.get(meter.name)
         if table is None:
             table = self._tables[meter.name] = Table(self._max_keys)
+        table.take_back()
         table.fit(meter.algorithm)
         return table
 

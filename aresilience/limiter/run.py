@@ -104,16 +104,17 @@ class Run:
 
     def _tell(self, now: int, answers: Iterator[_Answer]) -> None:
         algorithm = self.algorithm
+        scale, view = algorithm.scale, algorithm.view
         for (key, waiters), (granted, whole, rest) in answers:
             if granted < 0:
                 _fail(waiters, CorruptState("a key of ours holds something else than a rate limit"))
                 continue
-            state = whole * algorithm.scale + rest
-            views = (algorithm.view(state, now),)
-            grant = Grant(True, now, now, views)
-            for place, waiter in enumerate(waiters):
-                if place == granted:
-                    grant = Grant(False, now, algorithm.earliest(state, now, self.cost), views)
+            state = whole * scale + rest
+            grant = Grant(True, now, now, (view(state, now),))
+            for waiter in waiters:
+                if granted == 0:
+                    grant = Grant(False, now, algorithm.earliest(state, now, self.cost), grant.views)
+                granted -= 1
                 if not waiter.done():
                     waiter.set_result(grant)
                 elif grant.allowed:  # it was cancelled meanwhile
