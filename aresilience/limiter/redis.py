@@ -59,7 +59,7 @@ class RedisLimiterStore:
         run = self._runs.get(meter.name)
         if len(ask) == 1 and run is not None and run.algorithm is meter.algorithm and run.cost == cost:
             return run.add(key)
-        if len(ask) == 1 and cost and isinstance(meter.algorithm, Gcra) and not self._backend.has_slots:
+        if len(ask) == 1 and cost and isinstance(meter.algorithm, Gcra) and self._together():
             run = Run(self, meter, meter.algorithm, cost)
             first = run.begin(key)
             self._runs[meter.name] = run
@@ -118,9 +118,13 @@ class RedisLimiterStore:
         """The keys of an ask on the server."""
         return [name for meter, key, _ in ask for name in self.names_of(meter.name, (key,))]
 
-    def join(self, rider: Rider) -> Batch:
+    def _together(self) -> bool:
+        """Whether all keys go to one place: a cluster has a slot other than 0 for this one."""
+        return self._backend.slot(b"a") == 0
+
+    def join(self, rider: Rider) -> None:
         """Ride on the next call."""
-        return self._backend.join(_SCRIPT, rider, self._head)
+        self._backend.join(_SCRIPT, rider, self._head)
 
     def _name(self, meter: str, key: str) -> bytes:
         limiter, _, number = meter.rpartition(":")
@@ -135,7 +139,9 @@ class RedisLimiterStore:
 class _One:
     """One ask of one caller."""
 
-    __slots__ = ("_args", "_ask", "_gives", "_store", "future", "keys")
+    __slots__ = ("_args", "_ask", "_gives", "_store", "batch", "future", "keys")
+
+    batch: Batch
 
     def __init__(
         self,
@@ -172,7 +178,9 @@ class _One:
 class _Turn:
     """Callers who ask the same: granted in the order in which they asked."""
 
-    __slots__ = ("_ask", "_sealed", "_store", "keys", "waiters")
+    __slots__ = ("_ask", "_sealed", "_store", "batch", "keys", "waiters")
+
+    batch: Batch
 
     def __init__(self, store: RedisLimiterStore, ask: Ask) -> None:
         self._store = store

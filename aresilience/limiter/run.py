@@ -31,9 +31,9 @@ class Run:
     """One entry of the script for all of them. Those who ask for the same key are granted in the order in
     which they asked."""
 
-    __slots__ = ("_batch", "_loop", "_sealed", "_store", "_waiters", "algorithm", "cost", "keys", "meter")
+    __slots__ = ("_loop", "_sealed", "_store", "_waiters", "algorithm", "batch", "cost", "keys", "meter")
 
-    _batch: Batch
+    batch: Batch
 
     def __init__(self, store: RedisLimiterStore, meter: Meter, algorithm: Gcra, cost: int) -> None:
         self._store = store
@@ -48,7 +48,7 @@ class Run:
     def begin(self, key: str) -> asyncio.Future[Grant]:
         """The first of them."""
         self.keys = self._store.names_of(self.meter.name, (key,))
-        self._batch = self._store.join(self)
+        self._store.join(self)
         return self.add(key)
 
     def add(self, key: str) -> asyncio.Future[Grant]:
@@ -57,8 +57,8 @@ class Run:
         others = self._waiters.get(key)
         if others is None:
             self._waiters[key] = [future]
-            self._batch.size += 1
-            if self._batch.size >= self._batch.LIMIT:
+            self.batch.size += 1
+            if self.batch.size >= self.batch.LIMIT:
                 self._store.ends(self)
         else:
             others.append(future)

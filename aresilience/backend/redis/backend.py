@@ -109,7 +109,7 @@ class RedisBackend(Backend):
         routes.link(keys[0] if keys else None).ask(request)
         return request.future
 
-    def join(self, script: Script, rider: Rider, head: tuple[Argument, ...] = ()) -> Batch:
+    def join(self, script: Script, rider: Rider, head: tuple[Argument, ...] = ()) -> None:
         """Ride on the next call of a script that takes many entries, with those who ask until it leaves.
 
         `head` are arguments for the call as a whole. All keys of a rider lie in one slot.
@@ -126,7 +126,6 @@ class RedisBackend(Backend):
                 self._batches = {p: b for p, b in self._batches.items() if not b.sent}
         else:
             batch.add(rider)
-        return batch
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task of the backend's own: it goes on when whoever waits for it is cancelled, and ends with us."""
@@ -159,11 +158,6 @@ class RedisBackend(Backend):
         if not _PLAIN.fullmatch(tag):  # a brace would end it early, and an empty one is none
             tag = _digest(tag)
         return f"{self.prefix}:{kind}:{{{tag}}}:{digest}".encode()
-
-    @property
-    def has_slots(self) -> bool:
-        """Whether keys lie in slots, and only those of one slot go together: a cluster."""
-        return self._ready().has_slots
 
     def slot(self, key: bytes) -> int:
         """The slot of a key in a cluster; 0 where there is none."""

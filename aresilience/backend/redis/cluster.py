@@ -26,8 +26,6 @@ _log = logging.getLogger("aresilience")
 class ClusterRoutes:
     """A link for each master that has been asked for, and the map of slots."""
 
-    has_slots = True
-
     def __init__(self, address: Address, *, deadline: float, greet: Greet) -> None:
         self._address = address
         self._greet = greet

@@ -206,6 +206,8 @@ class Rider(Protocol):
 
     keys: Sequence[Argument]
     """The first is there from the beginning, to say where it goes."""
+    batch: Batch
+    """What it rides on, once it does."""
 
     def wanted(self) -> bool: ...
 
@@ -240,6 +242,7 @@ class Batch(_Scripted):
 
     def add(self, rider: Rider) -> None:
         """One more."""
+        rider.batch = self
         self.riders.append(rider)
         self.size += 1
 

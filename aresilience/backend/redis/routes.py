@@ -20,9 +20,6 @@ __all__ = ["Routes", "routes_to"]
 class Routes(Protocol):
     """The links of a backend."""
 
-    has_slots: bool
-    """Whether keys lie in slots."""
-
     async def start(self) -> None:
         """Find out what can be found out. A server that is away may come back; raises only what will not
         change, a `ConfigurationError`."""

@@ -27,8 +27,6 @@ _log = logging.getLogger("aresilience")
 class SingleRoutes:
     """One server: one link."""
 
-    has_slots = False
-
     def __init__(self, address: Address, *, deadline: float, greet: Greet) -> None:
         self._address = address
         self._deadline = deadline
