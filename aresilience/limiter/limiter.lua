@@ -33,6 +33,54 @@ end
 local floor, max, pack, unpack, spread = math.floor, math.max, struct.pack, struct.unpack, unpack
 local call, try = redis.call, redis.pcall
 
+-- By far the most common entry, tokens of a bucket now or not at all, for many keys at once: what `gcra` and
+-- `entry` below do, without a table or a call for each.
+local function run(first, size, numbers, counts)
+  local _, _, limit, a, b, c, d = unpack('<ddddddd', numbers)
+  local rows = {}
+  for i = 0, size - 1 do
+    local key, count, granted = KEYS[first + i], 1, 0
+    if counts ~= '' then count = unpack('<d', counts, 8 * i + 1) end
+    local value, back = try('GET', key), false
+    local w, r = now, 0
+    if value then
+      if type(value) == 'table' or #value ~= 24 then
+        granted, count = -1, -1
+      else
+        local tat, rest, last = unpack('<ddd', value)
+        if now < last then tat, back = tat - (last - now), true end
+        if rest >= limit then rest = limit - 1 end
+        if tat >= now or (tat == now - 1 and rest > 0) then w, r = tat, rest end
+      end
+    end
+    while granted < count do
+      local full, part = w + a, r + b                        -- as plus, and as minus and a comparison
+      if part >= limit then full, part = full + 1, part - limit end
+      if full - c > now or (full - c == now and part > d) then break end
+      w, r, granted = full, part, granted + 1
+    end
+    if granted > 0 or back then
+      call('SET', key, pack('<ddd', w, r, now), 'PX', floor((w + 1 - now) / 1000) + slack)
+    end
+    rows[3 * i + 1], rows[3 * i + 2], rows[3 * i + 3] = granted, w, r
+  end
+  return {now, pack('<' .. string.rep('i8', #rows), spread(rows))}
+end
+
+local reply, arg, key = {tonumber(ARGV[1])}, 3, 1             -- the next ones
+
+local function runs()
+  while arg <= #ARGV do
+    local mode, count = unpack('<dd', ARGV[arg])
+    if mode ~= 3 then break end
+    reply[#reply + 1] = run(key, count, ARGV[arg + 1], ARGV[arg + 2])
+    arg, key = arg + 3, key + count
+  end
+end
+
+runs()
+if arg > #ARGV then return reply end                         -- before all that follows is made for nothing
+
 local function div(a, b) return (a - a % b) / b end          -- exact below 2^53
 
 -- Numbers with a rest in units of 1/limit: {whole, rest}, 0 <= rest < limit.
@@ -224,42 +272,6 @@ local function write(key, state, p)
   end
 end
 
--- By far the most common entry, tokens of a bucket now or not at all, for many keys at once: what `gcra` and
--- the entries below do, without a table or a call for each.
-local function run(first, size, numbers, counts)
-  local _, _, limit, a, b, c, d = unpack('<ddddddd', numbers)
-  local rows = {}
-  for i = 0, size - 1 do
-    local key, count, granted = KEYS[first + i], 1, 0
-    if counts ~= '' then count = unpack('<d', counts, 8 * i + 1) end
-    local value, back = try('GET', key), false
-    local w, r = now, 0
-    if value then
-      if type(value) == 'table' or #value ~= 24 then
-        granted, count = -1, -1
-      else
-        local tat, rest, last = unpack('<ddd', value)
-        if now < last then tat, back = tat - (last - now), true end
-        if rest >= limit then rest = limit - 1 end
-        if tat >= now or (tat == now - 1 and rest > 0) then w, r = tat, rest end
-      end
-    end
-    while granted < count do
-      local full, part = w + a, r + b                        -- as plus, and as minus and a comparison
-      if part >= limit then full, part = full + 1, part - limit end
-      if full - c > now or (full - c == now and part > d) then break end
-      w, r, granted = full, part, granted + 1
-    end
-    if granted > 0 or back then
-      call('SET', key, pack('<ddd', w, r, now), 'PX', floor((w + 1 - now) / 1000) + slack)
-    end
-    rows[3 * i + 1], rows[3 * i + 2], rows[3 * i + 3] = granted, w, r
-  end
-  return {now, pack('<' .. string.rep('i8', #rows), spread(rows))}
-end
-
-local arg, key = 3, 1                                        -- the next ones
-
 local function entry(mode, count, time, size)
   local parts, states, sound = {}, {}, true
   for i = 1, size do
@@ -313,15 +325,10 @@ local function entry(mode, count, time, size)
   return item
 end
 
-local reply = {tonumber(ARGV[1])}
 while arg <= #ARGV do
   local mode, count, time, size = unpack('<dddd', ARGV[arg])
-  if mode == 3 then
-    reply[#reply + 1] = run(key, count, ARGV[arg + 1], ARGV[arg + 2])
-    arg, key = arg + 3, key + count
-  else
-    arg = arg + 1
-    reply[#reply + 1] = entry(mode, count, time, size)
-  end
+  arg = arg + 1
+  reply[#reply + 1] = entry(mode, count, time, size)
+  runs()
 end
 return reply
