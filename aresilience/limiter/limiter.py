@@ -58,9 +58,7 @@ class RateLimiter(Policy):
     __slots__ = (
         "_backend_name",
         "_clock",
-        "_decision",
         "_denied",
-        "_grant",
         "_key",
         "_local",
         "_max_wait",
@@ -118,8 +116,6 @@ class RateLimiter(Policy):
         self._denied = DenyCache() if deny_cache else None
         self._local: MemoryLimiterStore | None = None
         self._clock = LoopClock()
-        self._grant: Grant | None = None
-        self._decision: Decision
 
     # Asking
 
@@ -136,12 +132,9 @@ class RateLimiter(Policy):
             known = Decision(False, self._meters[0].algorithm.capacity, 0, left, left)
             return self._judged(known, ask)
         try:
-            grant = await self.store.acquire(ask, 0)
+            decision = await self.store.decide(ask)
         except BackendError as error:
             return self._judged(self._without_store(error, ask, 0)[0], ask)
-        if grant is not self._grant:  # who asked the same in one turn has the same grant, and so decision
-            self._grant, self._decision = grant, decision_of(ask, grant, grant.allowed)
-        decision = self._decision
         if self._denied is not None and decision.retry_after:
             self._denied.add(key, cost, decision.retry_after)
         return self._judged(decision, ask) if self._listeners.each or self._shadow else decision

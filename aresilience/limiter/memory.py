@@ -11,6 +11,7 @@ from math import inf
 from aresilience.clock import LoopClock
 from aresilience.limiter.algorithm import Algorithm, State
 from aresilience.limiter.decide import decide
+from aresilience.limiter.decision import Decision, decision_of
 from aresilience.limiter.gcra import Gcra
 from aresilience.limiter.store import Ask, Grant, Meter
 
@@ -162,6 +163,10 @@ class MemoryLimiterStore:
 
     async def acquire(self, ask: Ask, max_wait: int) -> Grant:
         return self.acquire_now(ask, max_wait)
+
+    async def decide(self, ask: Ask) -> Decision:
+        grant = self.acquire_now(ask, 0)
+        return decision_of(ask, grant, grant.allowed)
 
     async def give_back(self, ask: Ask, at: int) -> None:
         self.return_later(ask, at)

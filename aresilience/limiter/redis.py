@@ -13,11 +13,12 @@ The same ask by many callers of one turn (no waiting) is one decision for all of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Awaitable, Hashable, Sequence
 
 from aresilience.backend.redis import RedisBackend, Script
 from aresilience.backend.redis.commands import Argument, Batch, Rider
 from aresilience.errors import BackendError
+from aresilience.limiter.decision import Decision, decision_of
 from aresilience.limiter.entries import ACQUIRE, CHARGE, ENTRY, GIVE_BACK, grant_of, numbers
 from aresilience.limiter.gcra import Gcra
 from aresilience.limiter.names import Names
@@ -55,15 +56,6 @@ class RedisLimiterStore:
         """One decision; callers who ask the same without waiting, before it leaves, share it."""
         if max_wait != 0:
             return self._ride(_One(self, ask, ACQUIRE, min(max_wait, _FOREVER)))
-        meter, key, cost = ask[0]
-        run = self._runs.get(meter.name)
-        if len(ask) == 1 and run is not None and run.algorithm is meter.algorithm and run.cost == cost:
-            return run.add(key)
-        if len(ask) == 1 and cost and isinstance(meter.algorithm, Gcra) and self._together():
-            run = Run(self, meter, meter.algorithm, cost)
-            first = run.begin(key)
-            self._runs[meter.name] = run
-            return first
         future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         turn = self._turns.get(ask)
         if turn is None:
@@ -72,6 +64,23 @@ class RedisLimiterStore:
             self.join(turn)
         turn.waiters.append(future)
         return future
+
+    def decide(self, ask: Ask) -> Awaitable[Decision]:
+        """`acquire` without waiting; for one bucket callers go together, whatever their keys."""
+        meter, key, cost = ask[0]
+        run = self._runs.get(meter.name)
+        if len(ask) == 1 and run is not None and run.algorithm is meter.algorithm and run.cost == cost:
+            return run.add(key)
+        if len(ask) > 1 or not cost or not isinstance(meter.algorithm, Gcra) or not self._together():
+            return self._decided(ask)
+        run = Run(self, meter, meter.algorithm, cost)
+        first = run.begin(key)
+        self._runs[meter.name] = run
+        return first
+
+    async def _decided(self, ask: Ask) -> Decision:
+        grant = await self.acquire(ask, 0)
+        return decision_of(ask, grant, grant.allowed)
 
     async def give_back(self, ask: Ask, at: int) -> None:
         await self._ride(_One(self, ask, GIVE_BACK, at))

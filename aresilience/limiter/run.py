@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, TypeAlias
 from aresilience.backend.redis.commands import Argument, Batch
 from aresilience.backend.redis.errors import another
 from aresilience.errors import BackendError, CorruptState
+from aresilience.limiter.decision import Decision, decision
 from aresilience.limiter.entries import ENTRY, ROW, RUN, numbers
 from aresilience.limiter.gcra import Gcra
-from aresilience.limiter.store import Grant, Meter
+from aresilience.limiter.rate import MICROS
+from aresilience.limiter.store import Meter
 
 if TYPE_CHECKING:
     from aresilience.limiter.redis import RedisLimiterStore
 
 __all__ = ["Run"]
 
-_Waiters: TypeAlias = list[asyncio.Future[Grant]]
+_Waiters: TypeAlias = list[asyncio.Future[Decision]]
 _Answer: TypeAlias = tuple[tuple[str, _Waiters], tuple[int, ...]]
 
 _MANY = 16
@@ -45,15 +47,15 @@ class Run:
         self.cost = cost
         self.keys: Sequence[Argument] = ()
 
-    def begin(self, key: str) -> asyncio.Future[Grant]:
+    def begin(self, key: str) -> asyncio.Future[Decision]:
         """The first of them."""
         self.keys = self._store.names_of(self.meter.name, (key,))
         self._store.join(self)
         return self.add(key)
 
-    def add(self, key: str) -> asyncio.Future[Grant]:
+    def add(self, key: str) -> asyncio.Future[Decision]:
         """One more."""
-        future: asyncio.Future[Grant] = self._loop.create_future()
+        future: asyncio.Future[Decision] = self._loop.create_future()
         others = self._waiters.get(key)
         if others is None:
             self._waiters[key] = [future]
@@ -104,20 +106,22 @@ class Run:
 
     def _tell(self, now: int, answers: Iterator[_Answer]) -> None:
         algorithm = self.algorithm
-        scale, view = algorithm.scale, algorithm.view
+        scale, view, limit = algorithm.scale, algorithm.view, algorithm.capacity
         for (key, waiters), (granted, whole, rest) in answers:
             if granted < 0:
                 _fail(waiters, CorruptState("a key of ours holds something else than a rate limit"))
                 continue
             state = whole * scale + rest
-            grant = Grant(True, now, now, (view(state, now),))
+            left, full = view(state, now)
+            answer = decision(True, limit, left, 0.0, full / MICROS)
             for waiter in waiters:
                 if granted == 0:
-                    grant = Grant(False, now, algorithm.earliest(state, now, self.cost), grant.views)
+                    wait = max(1, algorithm.earliest(state, now, self.cost) - now)
+                    answer = decision(False, limit, left, wait / MICROS, full / MICROS)
                 granted -= 1
                 if not waiter.done():
-                    waiter.set_result(grant)
-                elif grant.allowed:  # it was cancelled meanwhile
+                    waiter.set_result(answer)
+                elif answer.allowed:  # it was cancelled meanwhile
                     self._store.return_later(((self.meter, key, self.cost),), now)
 
     def fail(self, error: BackendError) -> None:

@@ -1,4 +1,4 @@
-"""Where tokens are counted: four atomic verbs.
+"""Where tokens are counted: a few atomic verbs.
 
 The contract:
 
@@ -18,9 +18,12 @@ The contract:
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from aresilience.limiter.algorithm import Algorithm
+
+if TYPE_CHECKING:
+    from aresilience.limiter.decision import Decision
 
 __all__ = ["Ask", "Grant", "LimiterStore", "Meter", "Part"]
 
@@ -54,6 +57,9 @@ class LimiterStore(Protocol):
     """Counts tokens."""
 
     def acquire(self, ask: Ask, max_wait: int) -> Awaitable[Grant]: ...
+
+    def decide(self, ask: Ask) -> Awaitable[Decision]:
+        """`acquire` for those who do not wait, and the decision that it comes to."""
 
     async def give_back(self, ask: Ask, at: int) -> None: ...
 
