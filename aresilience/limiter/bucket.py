@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from aresilience.events import Listeners
 from aresilience.limiter.gcra import Gcra
-from aresilience.limiter.memory import MemoryLimiterStore
+from aresilience.limiter.memory import Lent, MemoryLimiterStore
 from aresilience.limiter.store import Meter
 
 __all__ = ["around_a_bucket"]
@@ -32,25 +32,25 @@ def around_a_bucket(
 ) -> Callable[P, Coroutine[Any, Any, T]]:
     """`Gcra.earliest` and `take` in place, for a yes that nobody wants to hear of; `admit` does the rest."""
     clock, table = store.clock, store.table(meter)
-    step = depth = 0.0
+    lent, step, depth = Lent(), 0.0, 0.0
 
     def borrow() -> None:
         nonlocal step, depth
         bucket = meter.algorithm
         if not isinstance(bucket, Gcra) or bucket.scale != 1 or bucket.depth > _EXACT:
             return
-        if clock.is_stock and store.shift == 0 and "" in table.states:
+        if clock.is_stock and store.shift == 0:
             step, depth = float(bucket.step), float(bucket.depth)
-            table.lent = float(table.states[""])
+            table.lend(lent)
 
     async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
         if clock.is_running() and not listeners.each:
-            now, full = clock.now() * 1e6 // 1.0, table.lent
+            now, full = clock.now() * 1e6 // 1.0, lent.state
             if full <= now:
-                table.lent = now + step
+                lent.state = now + step
                 return await fn(*args, **kwargs)
             if full + step - now <= depth:
-                table.lent = full + step
+                lent.state = full + step
                 return await fn(*args, **kwargs)
         await admit()
         borrow()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 
 from aresilience.clock import LoopClock
-from aresilience.limiter.decision import Decision, decision_of
 from aresilience.limiter.store import Ask, Grant, LimiterStore
 
 __all__ = ["LeasedStore"]
@@ -62,10 +61,6 @@ class LeasedStore:
             await others.wait()
             if place not in self._blocks:  # they got none, or used it up
                 return await self._store.acquire(ask, 0)
-
-    async def decide(self, ask: Ask) -> Decision:
-        grant = await self.acquire(ask, 0)
-        return decision_of(ask, grant, grant.allowed)
 
     async def _take(self, place: _Place, ask: Ask, cost: int) -> Grant:
         """A new block for us and whoever asks meanwhile; without one, only what was asked for."""

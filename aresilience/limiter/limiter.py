@@ -131,8 +131,13 @@ class RateLimiter(Policy):
         if self._denied is not None and (left := self._denied.left(key, cost)) is not None:
             known = Decision(False, self._meters[0].algorithm.capacity, 0, left, left)
             return self._judged(known, ask)
+        decide = getattr(self.store, "decide", None)
         try:
-            decision = await self.store.decide(ask)
+            if decide is None:
+                grant = await self.store.acquire(ask, 0)
+                decision = decision_of(ask, grant, grant.allowed)
+            else:
+                decision = await decide(ask)
         except BackendError as error:
             return self._judged(self._without_store(error, ask, 0)[0], ask)
         if self._denied is not None and decision.retry_after:

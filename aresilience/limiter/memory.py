@@ -11,26 +11,31 @@ from math import inf
 from aresilience.clock import LoopClock
 from aresilience.limiter.algorithm import Algorithm, State
 from aresilience.limiter.decide import decide
-from aresilience.limiter.decision import Decision, decision_of
 from aresilience.limiter.gcra import Gcra
 from aresilience.limiter.store import Ask, Grant, Meter
 
-__all__ = ["NOT_LENT", "MemoryLimiterStore", "Table"]
+__all__ = ["Lent", "MemoryLimiterStore", "Table"]
 
-NOT_LENT = inf
-"""A state that admits nobody."""
+
+class Lent:
+    """The state of the key "", at hand for who calculates with it himself; infinite, which admits nobody, while
+    it is not lent to him."""
+
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state = inf
 
 
 class Table:
     """The states of one meter. Besides the dict there is a list of its keys, so that a hand can go round
     and look at a few of them each time that a new one comes."""
 
-    __slots__ = ("_hand", "_ring", "_scale", "lent", "max_keys", "states")
+    __slots__ = ("_hand", "_lent", "_ring", "_scale", "max_keys", "states")
 
     def __init__(self, max_keys: int) -> None:
         self.max_keys = max_keys
-        self.lent = NOT_LENT
-        """The state of the key "" while it is lent to `around_a_bucket`; then `states` has an old one."""
+        self._lent: Lent | None = None
         self._scale = 1
         self.states: dict[str, State] = {}
         self._ring: list[str] = []
@@ -46,11 +51,19 @@ class Table:
             whole, rest = divmod(state, old)
             self.states[key] = whole * new + min(rest, new - 1)
 
+    def lend(self, to: Lent) -> None:
+        """Lend the state of the key "", until anybody else wants to see it, or the clock is another."""
+        self.take_back()
+        if "" in self.states:
+            to.state = float(self.states[""])
+            self._lent = to
+
     def take_back(self) -> None:
-        """End what is lent: somebody else wants to see it, or the clock is another."""
-        if self.lent != NOT_LENT:
-            self.states[""] = int(self.lent)
-            self.lent = NOT_LENT
+        """End what is lent."""
+        if self._lent is not None:
+            self.states[""] = int(self._lent.state)
+            self._lent.state = inf
+            self._lent = None
 
     def add(self, key: str, state: State) -> None:
         """A key that is new."""
@@ -163,10 +176,6 @@ class MemoryLimiterStore:
 
     async def acquire(self, ask: Ask, max_wait: int) -> Grant:
         return self.acquire_now(ask, max_wait)
-
-    async def decide(self, ask: Ask) -> Decision:
-        grant = self.acquire_now(ask, 0)
-        return decision_of(ask, grant, grant.allowed)
 
     async def give_back(self, ask: Ask, at: int) -> None:
         self.return_later(ask, at)

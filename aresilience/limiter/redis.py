@@ -66,7 +66,7 @@ class RedisLimiterStore:
         return future
 
     def decide(self, ask: Ask) -> Awaitable[Decision]:
-        """`acquire` without waiting; for one bucket callers go together, whatever their keys."""
+        """`acquire` without waiting: those who ask one bucket go together, whatever their keys."""
         meter, key, cost = ask[0]
         run = self._runs.get(meter.name)
         if len(ask) == 1 and run is not None and run.algorithm is meter.algorithm and run.cost == cost:

@@ -1,4 +1,4 @@
-"""Where tokens are counted: a few atomic verbs.
+"""Where tokens are counted: four atomic verbs.
 
 The contract:
 
@@ -7,6 +7,7 @@ The contract:
 - `acquire` grants at the earliest time at which every part allows it, if that is at most `max_wait`
   microseconds away, and changes nothing otherwise. A grant in the future is a reservation: it counts from
   now on, and later askers come after it.
+- A store may have a shorter way for those who do not wait: `decide`, an `acquire` that answers with a decision.
 - `give_back` returns what `acquire` granted, as far as that is still of use to others; it never makes a key
   hold more than its capacity. `charge` takes without asking, and may leave a key in debt.
 - A key that nobody has used is full; a key that is full again may be forgotten, any other may not: a
@@ -18,12 +19,9 @@ The contract:
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from aresilience.limiter.algorithm import Algorithm
-
-if TYPE_CHECKING:
-    from aresilience.limiter.decision import Decision
 
 __all__ = ["Ask", "Grant", "LimiterStore", "Meter", "Part"]
 
@@ -57,9 +55,6 @@ class LimiterStore(Protocol):
     """Counts tokens."""
 
     def acquire(self, ask: Ask, max_wait: int) -> Awaitable[Grant]: ...
-
-    def decide(self, ask: Ask) -> Awaitable[Decision]:
-        """`acquire` for those who do not wait, and the decision that it comes to."""
 
     async def give_back(self, ask: Ask, at: int) -> None: ...
 

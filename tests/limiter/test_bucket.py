@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aresilience.backend import connect
 from aresilience.limiter import RateLimited, RateLimiter
 from aresilience.limiter.gcra import Gcra
-from aresilience.limiter.memory import NOT_LENT, MemoryLimiterStore
+from aresilience.limiter.memory import MemoryLimiterStore
 from aresilience.limiter.rate import parse_rates
 
 pytestmark = pytest.mark.real_time
@@ -75,11 +76,33 @@ async def test_calls_and_asks_by_hand_count_together() -> None:
     for _ in range(3):
         await work()
     (table,) = store._tables.values()
-    assert table.lent != NOT_LENT
+    assert table._lent is not None
     assert (await limiter.peek()).remaining == 2
-    assert table.lent == NOT_LENT
+    assert table._lent is None
     await work()
     await limiter.set_rate("6/h")
     await work()
     with pytest.raises(RateLimited):
         await work()
+
+
+async def test_limiters_of_one_name_count_together() -> None:
+    """Two limiters share a bucket on a backend, each with its own rate, and each decorates a function."""
+    async with connect("memory://") as backend:
+        calm = RateLimiter("4/h", name="x", backend=backend)
+        wide = RateLimiter("8/h", name="x", backend=backend)
+
+        @calm
+        async def calmly() -> None: ...
+
+        @wide
+        async def widely() -> None: ...
+
+        for work in (calmly, widely, calmly, widely):
+            await work()
+        assert (await wide.peek()).remaining == 2
+        await widely()
+        await widely()
+        for work in (calmly, widely):
+            with pytest.raises(RateLimited):
+                await work()
