@@ -45,12 +45,14 @@ def around_a_bucket(
 
     async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
         if clock.is_running() and not listeners.each:
-            now, full = clock.now() * 1e6 // 1.0, lent.state
-            if full <= now:
-                lent.state = now + step
-                return await fn(*args, **kwargs)
-            if full + step - now <= depth:
-                lent.state = full + step
+            now, full = clock.now() * 1e6, lent.state
+            if full > now:
+                full += step
+                if full - depth <= now:
+                    lent.state = full
+                    return await fn(*args, **kwargs)
+            else:
+                lent.state = now // 1.0 + step
                 return await fn(*args, **kwargs)
         await admit()
         borrow()
