@@ -37,7 +37,7 @@ class LoopClock:
     kept for as long as it runs. Where two threads run a loop each, both are the monotonic clock.
     """
 
-    __slots__ = ("is_running", "nanos", "now")
+    __slots__ = ("is_running", "is_stock", "nanos", "now")
 
     def __init__(self) -> None:
         self.is_running: Callable[[], bool] = _no_loop_yet
@@ -46,14 +46,16 @@ class LoopClock:
         """The clock of the loop of the last `read`, in seconds,"""
         self.nanos: Callable[[], int] = time.monotonic_ns
         """and in nanoseconds."""
+        self.is_stock = True
+        """Whether it is asyncio's own: `time.monotonic`."""
 
     def read(self) -> float:
         """Seconds on the running loop's clock. Without one: `RuntimeError`."""
         if not self.is_running():
             loop = asyncio.get_running_loop()
             self.is_running, self.now = loop.is_running, reader(loop)
-            stock = self.now is time.monotonic
-            self.nanos = time.monotonic_ns if stock else lambda: round(loop.time() * 1e9)
+            self.is_stock = self.now is time.monotonic
+            self.nanos = time.monotonic_ns if self.is_stock else lambda: round(loop.time() * 1e9)
         return self.now()
 
     def last(self) -> float:

@@ -57,5 +57,8 @@ class Gcra:
         return state if state is not None and state > units - self.scale else units
 
     def view(self, state: State, now: int) -> tuple[int, int]:
-        backlog = 0 if state is None else max(0, state - now * self.scale)
-        return max(0, (self.depth - backlog) // self.step), -(-backlog // self.scale)
+        backlog = 0 if state is None else state - now * self.scale
+        if backlog <= 0:
+            return self.capacity, 0
+        left = (self.depth - backlog) // self.step
+        return left if left > 0 else 0, -(-backlog // self.scale)

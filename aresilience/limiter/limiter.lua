@@ -12,8 +12,12 @@
 --          modes: 0 acquire, `count` times the same, each at most `time` microseconds from now
 --                 1 give back what was granted at `time`
 --                 2 charge: take without asking
+--                 3 a run: one bucket asked now or never for each of the next `count` keys; the second of its
+--                   two strings has as many doubles, how many ask for each key, or is empty: one each
 -- returns  nonce, then for each entry: {how many were granted, now, time of the grant or of the next one,
---          and three numbers of state for each part}; an error in place of an entry with a key that cannot be read
+--          and three numbers of state for each part}; an error in place of an entry with a key that cannot be read;
+--          for a run {now, three integers of eight bytes in a string for each key: how many were granted,
+--          and the state, whole and rest; -1 granted for a corrupt key}
 --
 -- A value is a row of doubles: its state and, last, the time at which it was written. If that is in the
 -- future the clock went back, and the state goes with it (and is written so even if nothing is granted).
@@ -26,10 +30,59 @@ else
   local t = redis.call('TIME')
   now = t[1] * 1000000 + t[2]
 end
-local floor, max, pack, unpack = math.floor, math.max, struct.pack, struct.unpack
+local floor, max, pack, unpack, spread = math.floor, math.max, struct.pack, struct.unpack, unpack
+local call, try = redis.call, redis.pcall
+
+-- By far the most common entry, tokens of a bucket now or not at all, for many keys at once: what `gcra` and
+-- `entry` below do, without a table or a call for each.
+local function run(first, size, numbers, counts)
+  local _, _, limit, a, b, c, d = unpack('<ddddddd', numbers)
+  local rows = {}
+  for i = 0, size - 1 do
+    local key, count, granted = KEYS[first + i], 1, 0
+    if counts ~= '' then count = unpack('<d', counts, 8 * i + 1) end
+    local value, back = try('GET', key), false
+    local w, r = now, 0
+    if value then
+      if type(value) == 'table' and not string.find(value.err, 'WRONGTYPE', 1, true) then return value end
+      if type(value) == 'table' or #value ~= 24 then
+        granted, count = -1, -1
+      else
+        local tat, rest, last = unpack('<ddd', value)
+        if now < last then tat, back = tat - (last - now), true end
+        if rest >= limit then rest = limit - 1 end
+        if tat >= now or (tat == now - 1 and rest > 0) then w, r = tat, rest end
+      end
+    end
+    while granted < count do
+      local full, part = w + a, r + b                        -- as plus, and as minus and a comparison
+      if part >= limit then full, part = full + 1, part - limit end
+      if full - c > now or (full - c == now and part > d) then break end
+      w, r, granted = full, part, granted + 1
+    end
+    if granted > 0 or back then
+      call('SET', key, pack('<ddd', w, r, now), 'PX', floor((w + 1 - now) / 1000) + slack)
+    end
+    rows[3 * i + 1], rows[3 * i + 2], rows[3 * i + 3] = granted, w, r
+  end
+  return {now, pack('<' .. string.rep('i8', #rows), spread(rows))}
+end
+
+local reply, arg, key = {tonumber(ARGV[1])}, 3, 1             -- the next ones
+
+local function runs()
+  while arg <= #ARGV do
+    local mode, count = unpack('<dd', ARGV[arg])
+    if mode ~= 3 then break end
+    reply[#reply + 1] = run(key, count, ARGV[arg + 1], ARGV[arg + 2])
+    arg, key = arg + 3, key + count
+  end
+end
+
+runs()
+if arg > #ARGV then return reply end                         -- before all that follows is made for nothing
 
 local function div(a, b) return (a - a % b) / b end          -- exact below 2^53
-local function int(x) return string.format('%.0f', x) end
 
 -- Numbers with a rest in units of 1/limit: {whole, rest}, 0 <= rest < limit.
 local function plus(a, ar, b, br, limit)
@@ -208,7 +261,7 @@ local function problem(value)                                -- a value that can
 end
 
 local function read(key, p)
-  local value = redis.pcall('GET', key)
+  local value = try('GET', key)
   if not value then return nil, nil end
   local state = type(value) == 'string' and p.machine.read(value, p)
   if not state then return nil, problem(value) end
@@ -219,46 +272,13 @@ local function write(key, state, p)
   local value, full = p.machine.write(state, p)
   local px = floor((full - now) / 1000) + slack
   if px > 0 then
-    redis.call('SET', key, value, 'PX', int(px))
+    call('SET', key, value, 'PX', px)
   else
-    redis.call('DEL', key)
+    call('DEL', key)
   end
 end
 
--- By far the most common entry: tokens of one bucket, now or not at all. The same as below, in one go.
-local one_now = pack('<dddd', 0, 1, 0, 1)
-local function one_of_a_bucket(key, limit, a, b, c, d)
-  local value = redis.pcall('GET', key)
-  local tat, rest, p = now, 0, nil
-  if value then
-    p = {limit = limit}
-    local s = type(value) == 'string' and gcra.read(value, p)
-    if not s then return problem(value) end
-    tat, rest = gcra.full(s, now)
-  end
-  local w, r = plus(tat, rest, a, b, limit)
-  local at, ar = minus(w, r, c, d, limit)
-  if ar > 0 then at = at + 1 end
-  if at > now then
-    if p.back then write(key, {tat, rest}, {machine = gcra}) end
-    return {0, now, at, tat, rest, 0}
-  end
-  redis.call('SET', key, pack('<ddd', w, r, now), 'PX', int(floor((w + 1 - now) / 1000) + slack))
-  return {1, now, now, w, r, 0}
-end
-
-local reply = {tonumber(ARGV[1])}
-local arg, key = 3, 1
-while arg <= #ARGV do
-  while ARGV[arg] == one_now do
-    local algorithm, cost, limit, a, b, c, d = unpack('<ddddddd', ARGV[arg + 1])
-    if algorithm ~= 1 or cost == 0 then break end
-    reply[#reply + 1] = one_of_a_bucket(KEYS[key], limit, a, b, c, d)
-    arg, key = arg + 2, key + 1
-  end
-  if arg > #ARGV then break end
-  local mode, count, time, size = unpack('<dddd', ARGV[arg])
-  arg = arg + 1
+local function entry(mode, count, time, size)
   local parts, states, trouble = {}, {}, nil
   for i = 1, size do
     local algorithm, cost, limit, a, b, c, d = unpack('<ddddddd', ARGV[arg])
@@ -268,49 +288,53 @@ while arg <= #ARGV do
     states[i] = state or false
     trouble = trouble or unread
   end
-  if trouble then
-    reply[#reply + 1] = trouble
-  else
-    local granted, at = 0, now
-    if mode == 0 then
-      while true do
-        at = now
-        repeat
-          local latest = at
-          for i = 1, size do latest = max(latest, parts[i].machine.earliest(states[i], at, parts[i])) end
-          local agreed = latest == at
-          at = latest
-        until agreed
-        if granted == count or at - now > time then break end
-        granted = granted + 1
-        for i = 1, size do
-          if parts[i].cost > 0 then states[i] = parts[i].machine.take(states[i], at, parts[i]) end
-        end
-        if granted == count then break end
+  if trouble then return trouble end
+  local granted, at = 0, now
+  if mode == 0 then
+    while true do
+      at = now
+      repeat
+        local latest = at
+        for i = 1, size do latest = max(latest, parts[i].machine.earliest(states[i], at, parts[i])) end
+        local agreed = latest == at
+        at = latest
+      until agreed
+      if granted == count or at - now > time then break end
+      granted = granted + 1
+      for i = 1, size do
+        if parts[i].cost > 0 then states[i] = parts[i].machine.take(states[i], at, parts[i]) end
       end
+      if granted == count then break end
     end
-    for i = 1, size do
-      local p = parts[i]
-      if p.cost > 0 then
-        if mode == 1 and states[i] then
-          states[i] = p.machine.give_back(states[i], time, p)
-          write(p.key, states[i], p)
-        elseif mode == 2 then
-          states[i] = p.machine.take(states[i], p.machine.earliest(states[i], now, p), p)
-          write(p.key, states[i], p)
-        elseif granted > 0 or p.back then
-          write(p.key, states[i], p)
-        end
-      end
-    end
-    local item = {granted, now, at}
-    for i = 1, size do
-      local a, b, c = parts[i].machine.show(states[i] or nil, parts[i])
-      item[#item + 1] = a
-      item[#item + 1] = b
-      item[#item + 1] = c
-    end
-    reply[#reply + 1] = item
   end
+  for i = 1, size do
+    local p = parts[i]
+    if p.cost > 0 then
+      if mode == 1 and states[i] then
+        states[i] = p.machine.give_back(states[i], time, p)
+        write(p.key, states[i], p)
+      elseif mode == 2 then
+        states[i] = p.machine.take(states[i], p.machine.earliest(states[i], now, p), p)
+        write(p.key, states[i], p)
+      elseif granted > 0 or p.back then
+        write(p.key, states[i], p)
+      end
+    end
+  end
+  local item = {granted, now, at}
+  for i = 1, size do
+    local a, b, c = parts[i].machine.show(states[i] or nil, parts[i])
+    item[#item + 1] = a
+    item[#item + 1] = b
+    item[#item + 1] = c
+  end
+  return item
+end
+
+while arg <= #ARGV do
+  local mode, count, time, size = unpack('<dddd', ARGV[arg])
+  arg = arg + 1
+  reply[#reply + 1] = entry(mode, count, time, size)
+  runs()
 end
 return reply

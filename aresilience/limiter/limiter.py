@@ -13,6 +13,7 @@ from aresilience.clock import LoopClock
 from aresilience.deadline import time_remaining
 from aresilience.errors import BackendError
 from aresilience.events import CallRejected, Listener, StoreDegraded
+from aresilience.limiter.bucket import around_a_bucket
 from aresilience.limiter.decision import Decision, NearLimit, RateLimited, decision_of
 from aresilience.limiter.deny import DenyCache
 from aresilience.limiter.gcra import Gcra
@@ -126,20 +127,24 @@ class RateLimiter(Policy):
         0 costs nothing and tells what is left. More than the limit holds is refused for ever.
         """
         ask = self.ask(key, cost)
-        never = self.never(ask)
+        never = self.never(ask) if cost > 1 else None
         if never is not None:
             return self._judged(never, ask)
         if self._denied is not None and (left := self._denied.left(key, cost)) is not None:
             known = Decision(False, self._meters[0].algorithm.capacity, 0, left, left)
             return self._judged(known, ask)
+        decide = getattr(self.store, "decide", None)
         try:
-            grant = await self.store.acquire(ask, 0)
+            if decide is None:
+                grant = await self.store.acquire(ask, 0)
+                decision = decision_of(ask, grant, grant.allowed)
+            else:
+                decision = await decide(ask)
         except BackendError as error:
             return self._judged(self._without_store(error, ask, 0)[0], ask)
-        decision = decision_of(ask, grant, grant.allowed)
         if self._denied is not None and decision.retry_after:
             self._denied.add(key, cost, decision.retry_after)
-        return self._judged(decision, ask)
+        return self._judged(decision, ask) if self._listeners.each or self._shadow else decision
 
     async def acquire(
         self, key: str = "", cost: int = 1, timeout: float | timedelta | None = None
@@ -240,61 +245,35 @@ class RateLimiter(Policy):
             raise TypeError(f"{self.name}: key must be a string, got {key!r} ({type(key).__name__})")
         if cost != 1:
             arguments.count(f"{self.name}: cost", cost, least=0)
-        return tuple([(meter, key, cost) for meter in self._meters])
+        meters = self._meters
+        if len(meters) == 1:
+            return ((meters[0], key, cost),)
+        return tuple([(meter, key, cost) for meter in meters])
 
     # As a policy
 
     def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         key_of, store = self._key, self.store
         if isinstance(store, MemoryLimiterStore) and self._is_one_bucket():
-            return self._around_a_bucket(fn, store)
+            return around_a_bucket(fn, store, self._meters[0], self._listeners, self._admit)
 
         async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
-            key = "" if key_of is None else key_of(*args, **kwargs)
-            if self._max_wait:
-                await self.acquire(key)
-            else:
-                decision = await self.try_acquire(key)
-                if not decision.allowed:
-                    raise self._refusal(decision)
+            await self._admit("" if key_of is None else key_of(*args, **kwargs))
             return await fn(*args, **kwargs)
 
         return limited
+
+    async def _admit(self, key: str = "") -> None:
+        if self._max_wait:
+            await self.acquire(key)
+        else:
+            decision = await self.try_acquire(key)
+            if not decision.allowed:
+                raise self._refusal(decision)
 
     def _is_one_bucket(self) -> bool:
         one = len(self._meters) == 1 and isinstance(self._meters[0].algorithm, Gcra)
         return one and self._key is None and not self._max_wait and not self._shadow
-
-    def _around_a_bucket(
-        self, fn: Callable[P, Awaitable[T]], store: MemoryLimiterStore
-    ) -> Callable[P, Coroutine[Any, Any, T]]:
-        """`around` for the most common limit, a bucket in this process: `Gcra.earliest` and `take` in place."""
-        meter, clock, listeners = self._meters[0], store.clock, self._listeners
-        states = store.table(meter).states
-        algorithm, step, depth, scale = meter.algorithm, 0, 0, 0
-
-        async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
-            nonlocal algorithm, step, depth, scale
-            now = clock.nanos() // 1000 + store.shift if clock.is_running() else store.now()
-            if meter.algorithm is not algorithm or not step:  # the first call, or set_rate
-                bucket: Gcra = meter.algorithm  # type: ignore[assignment]
-                algorithm, step, depth, scale = bucket, bucket.step, bucket.depth, bucket.scale
-            if scale != 1:
-                now *= scale
-            full = states.get("")
-            if full is None or listeners.each:
-                decision = await self.try_acquire()
-                if not decision.allowed:
-                    raise self._refusal(decision)
-            elif full <= now - scale:
-                states[""] = now + step
-            elif full + step - now <= depth:
-                states[""] = full + step
-            else:
-                raise self._refusal(await self.try_acquire())
-            return await fn(*args, **kwargs)
-
-        return limited
 
     async def __aenter__(self) -> None:
         await self.acquire()
@@ -327,7 +306,7 @@ class RateLimiter(Policy):
 
     def _judged(self, decision: Decision, ask: Ask) -> Decision:
         """Tell what is to be told; in shadow mode, turn a refusal into a yes."""
-        if self._listeners:
+        if self._listeners.each:
             if not decision.allowed:
                 now = self._clock.read()
                 self._listeners.tell(CallRejected(self.name, now, decision.retry_after, self._shadow))

@@ -6,23 +6,36 @@ that are not, a key that is not in it is refused: forgetting one in use would re
 
 from __future__ import annotations
 
+from math import inf
+
 from aresilience.clock import LoopClock
 from aresilience.limiter.algorithm import Algorithm, State
 from aresilience.limiter.decide import decide
 from aresilience.limiter.gcra import Gcra
 from aresilience.limiter.store import Ask, Grant, Meter
 
-__all__ = ["MemoryLimiterStore", "Table"]
+__all__ = ["Lent", "MemoryLimiterStore", "Table"]
+
+
+class Lent:
+    """The state of the key "", at hand for who calculates with it himself; infinite, which admits nobody, while
+    it is not lent to him."""
+
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state = inf
 
 
 class Table:
     """The states of one meter. Besides the dict there is a list of its keys, so that a hand can go round
     and look at a few of them each time that a new one comes."""
 
-    __slots__ = ("_hand", "_ring", "_scale", "max_keys", "states")
+    __slots__ = ("_hand", "_lent", "_ring", "_scale", "max_keys", "states")
 
     def __init__(self, max_keys: int) -> None:
         self.max_keys = max_keys
+        self._lent: Lent | None = None
         self._scale = 1
         self.states: dict[str, State] = {}
         self._ring: list[str] = []
@@ -37,6 +50,20 @@ class Table:
         for key, state in self.states.items():
             whole, rest = divmod(state, old)
             self.states[key] = whole * new + min(rest, new - 1)
+
+    def lend(self, to: Lent) -> None:
+        """Lend the state of the key "", until anybody else wants to see it, or the clock is another."""
+        self.take_back()
+        if "" in self.states:
+            to.state = float(self.states[""])
+            self._lent = to
+
+    def take_back(self) -> None:
+        """End what is lent."""
+        if self._lent is not None:
+            self.states[""] = int(self._lent.state)
+            self._lent.state = inf
+            self._lent = None
 
     def add(self, key: str, state: State) -> None:
         """A key that is new."""
@@ -84,6 +111,8 @@ class MemoryLimiterStore:
         clock.read()
         now = clock.nanos() // 1000
         self.shift = max(0, last - now) if self._tables else 0
+        for table in self._tables.values():
+            table.take_back()
         return now + self.shift
 
     def table(self, meter: Meter) -> Table:
@@ -91,6 +120,7 @@ class MemoryLimiterStore:
         table = self._tables.get(meter.name)
         if table is None:
             table = self._tables[meter.name] = Table(self._max_keys)
+        table.take_back()
         table.fit(meter.algorithm)
         return table
 

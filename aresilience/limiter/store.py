@@ -7,6 +7,7 @@ The contract:
 - `acquire` grants at the earliest time at which every part allows it, if that is at most `max_wait`
   microseconds away, and changes nothing otherwise. A grant in the future is a reservation: it counts from
   now on, and later askers come after it.
+- A store may have a shorter way for those who do not wait: `decide`, an `acquire` that answers with a decision.
 - `give_back` returns what `acquire` granted, as far as that is still of use to others; it never makes a key
   hold more than its capacity. `charge` takes without asking, and may leave a key in debt.
 - A key that nobody has used is full; a key that is full again may be forgotten, any other may not: a
@@ -18,8 +19,7 @@ The contract:
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from aresilience.limiter.algorithm import Algorithm
 
@@ -41,8 +41,7 @@ Part: TypeAlias = tuple[Meter, str, int]
 Ask: TypeAlias = tuple[Part, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """The answer to an `Ask`. `at` is the (earliest possible) time of the grant, `now` the store's time, in
     microseconds; `views` what each part has left, (tokens, microseconds until full), after it."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
@@ -32,6 +34,17 @@ async def test_what_the_limit_holds_is_granted_and_no_more(algorithm: str) -> No
     assert wait > 0
     await asyncio.sleep(wait)
     assert await limiter.try_acquire()
+
+
+async def test_a_decision_is_a_value() -> None:
+    """What a limiter answers is as frozen as a `Decision` made by hand, and equal to it."""
+    found = await RateLimiter("3/h").try_acquire()
+    by_hand = Decision(True, 3, 2, 0.0, 1200.0)
+    assert type(found) is Decision
+    assert (found, hash(found), repr(found)) == (by_hand, hash(by_hand), repr(by_hand))
+    assert pickle.loads(pickle.dumps(found)) == replace(found) == by_hand
+    with pytest.raises(FrozenInstanceError):
+        found.limit = 4  # type: ignore[misc]
 
 
 async def test_a_refusal_costs_nothing() -> None:

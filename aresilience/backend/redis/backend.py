@@ -120,12 +120,12 @@ class RedisBackend(Backend):
         batch = self._batches.get(place)
         if batch is None or not batch.open:
             batch = self._batches[place] = Batch(script, head)
-            batch.riders.append(rider)
+            batch.add(rider)
             routes.link(key).ask(batch)
             if len(self._batches) > 1024:
                 self._batches = {p: b for p, b in self._batches.items() if not b.sent}
         else:
-            batch.riders.append(rider)
+            batch.add(rider)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task of the backend's own: it goes on when whoever waits for it is cancelled, and ends with us."""

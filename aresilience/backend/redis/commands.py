@@ -202,9 +202,12 @@ class Call(_Scripted):
 
 
 class Rider(Protocol):
-    """One entry of a `Batch`: its keys, its arguments when it leaves, and what becomes of its item."""
+    """One entry of a `Batch`: its arguments and then its keys when it leaves, and what becomes of its item."""
 
     keys: Sequence[Argument]
+    """The first is there from the beginning, to say where it goes."""
+    batch: Batch
+    """What it rides on, once it does."""
 
     def wanted(self) -> bool: ...
 
@@ -219,21 +222,29 @@ class Batch(_Scripted):
     """One script call for everybody who asks before it leaves: the script takes many keys and answers with
     one item for each rider."""
 
-    __slots__ = ("_head", "_over", "riders")
+    __slots__ = ("_head", "_over", "riders", "size")
 
     LIMIT = 500
-    """Riders of one call: more would keep the server from others for milliseconds."""
+    """The size of one call: more would keep the server from others for milliseconds."""
 
     def __init__(self, script: Script, head: Sequence[Argument] = ()) -> None:
         super().__init__(script)
         self._head = head
         self._over = False
         self.riders: list[Rider] = []
+        self.size = 0
+        """One for each rider; one that is many adds to it."""
 
     @property
     def open(self) -> bool:
         """Whether one more can ride."""
-        return not (self.sent or self._over) and len(self.riders) < self.LIMIT
+        return not (self.sent or self._over) and self.size < self.LIMIT
+
+    def add(self, rider: Rider) -> None:
+        """One more."""
+        rider.batch = self
+        self.riders.append(rider)
+        self.size += 1
 
     def wanted(self) -> bool:
         return any(rider.wanted() for rider in self.riders)
@@ -244,8 +255,8 @@ class Batch(_Scripted):
         keys: list[Argument] = []
         args = list(self._head)
         for rider in self.riders:
-            keys += rider.keys
             args += rider.args()
+            keys += rider.keys
         return self._pack(keys, args)
 
     def answer(self, reply: Any) -> Verdict:

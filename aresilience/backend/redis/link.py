@@ -131,9 +131,12 @@ class Link:
         task = self._task
         self._forget_unwanted()
         try:
-            if task is not None and not task.done() and (self._queue or self._flight):
+            end = self._loop.time() + self._deadline
+            while task is not None and not task.done() and (self._queue or self._flight):  # answers may ask
                 self._drained = self._loop.create_future()
-                await asyncio.wait([self._drained], timeout=self._deadline)
+                done, _ = await asyncio.wait([self._drained], timeout=end - self._loop.time())
+                if not done:
+                    break
         finally:
             self.abandon()
         if task is not None:
