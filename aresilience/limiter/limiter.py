@@ -124,7 +124,8 @@ class RateLimiter(Policy):
     async def try_acquire(self, key: str = "", cost: int = 1) -> Decision:
         """Take `cost` tokens now, or none. The decision is true if they were taken.
 
-        0 costs nothing and tells what is left. More than the limit holds is refused for ever.
+        0 costs nothing and tells what is left. More than the limit holds is refused for ever. Who is cancelled
+        before the answer gives them back; in the very turn in which it comes, has spent them.
         """
         ask = self.ask(key, cost)
         never = self.never(ask) if cost > 1 else None
