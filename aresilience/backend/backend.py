@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from aresilience import arguments
+from aresilience.backend.leases import Keeper
 
 __all__ = ["Backend", "to_the_end"]
 
@@ -32,6 +33,8 @@ class Backend(ABC):
         self.deadline = arguments.duration(f"{kind}: deadline", deadline)
         self._entered = False
         self._shared: dict[tuple[str, str], Any] = {}
+        self.keeper = Keeper()
+        """Renews what this process holds on this backend."""
 
     def shared(self, kind: str, name: str, make: Callable[[], T]) -> T:
         """The store of that kind and name on this backend, made when it is first asked for."""
@@ -59,7 +62,9 @@ class Backend(ABC):
         traceback: TracebackType | None,
     ) -> None:
         try:
+            self.keeper.close()  # while there is still a way to give it back
             await self._close()
+            await self.keeper.settled(self.deadline)
         finally:
             self._entered = False
 

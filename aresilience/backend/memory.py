@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from weakref import WeakKeyDictionary
 
 from aresilience import arguments
 from aresilience.backend.backend import Backend
@@ -26,6 +28,16 @@ class MemoryBackend(Backend):
         super().__init__(prefix=prefix, deadline=deadline)
         self.max_keys = arguments.count("MemoryBackend: max_keys", max_keys)
 
+    @classmethod
+    def of_this_loop(cls) -> MemoryBackend:
+        """The process's own memory, for what has to be shared by name without a backend: one for each event
+        loop, which goes when the loop goes."""
+        loop = asyncio.get_running_loop()
+        found = _OWN.get(loop)
+        if found is None:
+            found = _OWN[loop] = cls()
+        return found
+
     async def ping(self) -> float:
         return 0.0
 
@@ -35,3 +47,6 @@ class MemoryBackend(Backend):
 
     def _state(self) -> str:
         return f"of at most {self.max_keys} keys"
+
+
+_OWN: WeakKeyDictionary[asyncio.AbstractEventLoop, MemoryBackend] = WeakKeyDictionary()
