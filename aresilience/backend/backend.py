@@ -33,6 +33,7 @@ class Backend(ABC):
         self.deadline = arguments.duration(f"{kind}: deadline", deadline)
         self._entered = False
         self._shared: dict[tuple[str, str], Any] = {}
+        self._local: dict[str, Any] = {}
         self.keeper = Keeper()
         """Renews what this process holds on this backend."""
 
@@ -41,6 +42,13 @@ class Backend(ABC):
         found: T | None = self._shared.get((kind, name))
         if found is None:
             found = self._shared[kind, name] = make()
+        return found
+
+    def local(self, kind: str, make: Callable[[], T], *, until: Callable[[T], bool]) -> T:
+        """What this process keeps beside the stores, until `until` says no, or the backend is closed."""
+        found: T | None = self._local.get(kind)
+        if found is None or until(found):
+            found = self._local[kind] = make()
         return found
 
     async def __aenter__(self: B) -> B:
@@ -67,6 +75,7 @@ class Backend(ABC):
             await self.keeper.settled(self.deadline)
         finally:
             self._entered = False
+            self._local.clear()
 
     @abstractmethod
     async def ping(self) -> float:
