@@ -41,6 +41,17 @@ from aresilience.limiter import (
     Reservation,
     acquire_all,
 )
+from aresilience.lock import (
+    Holder,
+    Lease,
+    LeaseGranted,
+    LeaseLost,
+    LeaseReleased,
+    Lock,
+    LockLost,
+    LockTimeout,
+    StaleFence,
+)
 from aresilience.outcome import ErrorSpec, Outcome
 from aresilience.pipeline import Pipeline
 from aresilience.policies import Policies
@@ -86,8 +97,16 @@ __all__ = [
     "Hedge",
     "HedgeStarted",
     "HedgeWon",
+    "Holder",
     "Layer",
+    "Lease",
+    "LeaseGranted",
+    "LeaseLost",
+    "LeaseReleased",
     "Listener",
+    "Lock",
+    "LockLost",
+    "LockTimeout",
     "LoggingListener",
     "MemoryBackend",
     "NearLimit",
@@ -109,6 +128,7 @@ __all__ = [
     "RetryBudget",
     "RetryGaveUp",
     "RetryScheduled",
+    "StaleFence",
     "StopReason",
     "StoreDegraded",
     "TimedOut",

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Lease"]
 
+_OTHERS_TOLD = 2
+
 
 class Lease(HasAsk):
     """What was acquired: renewed from then on, until it is released or lost.
@@ -92,8 +94,10 @@ class Lease(HasAsk):
         it is free after its ttl, or after another `release`."""
         if self._given_back:
             return
+        others_first = False
         if self.held:
-            self._let_go()
+            others_first = self._has_turn and self._desk.lines.is_long(self._leasing.line(self.ask))
+            self._let_go(keep_turn=others_first)
         elif self._why is not None:
             self._desk.store.release_later(self.ask)
             raise self._lost_error()
@@ -105,6 +109,9 @@ class Lease(HasAsk):
         except BackendError:
             self._pending = None
             raise
+        finally:
+            if others_first:
+                self._pass_on(pending)
         first, self._given_back = not self._given_back, True
         if not first:
             return  # somebody else waited for the same
@@ -168,20 +175,22 @@ class Lease(HasAsk):
             else asyncio.ensure_future(answer)
         )
 
-    def _let_go(self) -> None:
+    def _let_go(self, *, keep_turn: bool = False) -> None:
         """From here on it is not renewed, and the next of this process may ask."""
         self._desk.keeper.drop(self)
-        self._leave()
+        self._leave(keep_turn=keep_turn)
 
-    def _leave(self) -> None:
+    def _leave(self, *, keep_turn: bool = False) -> None:
         if self._task is not None:
             self._desk.inside.difference_update((key, self._task) for key in self._leasing.rooms(self.ask))
-        if self._has_turn:
-            line = self._leasing.line(self.ask)
-            if self._desk.lines.is_long(line):
-                self._desk.pass_on_later(line)
-            else:
-                self._desk.pass_on(line)
+        if self._has_turn and not keep_turn:
+            self._desk.pass_on(self._leasing.line(self.ask))
+
+    def _pass_on(self, pending: asyncio.Future[Any]) -> None:
+        """After the release: if others were told of it, they come first."""
+        told = not pending.cancelled() and pending.exception() is None and pending.result() == _OTHERS_TOLD
+        pass_on = self._desk.pass_on_later if told else self._desk.pass_on
+        pass_on(self._leasing.line(self.ask))
 
     def _lost_error(self, why: str | None = None) -> LockLost:
         what = ", ".join(map(repr, self.ask.names))

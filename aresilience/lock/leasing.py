@@ -59,6 +59,7 @@ class Leasing:
         self._backend = backend
         self._listeners = Listeners(listeners)
         self._ttl = round(self.ttl * 1e6)
+        self._keys: dict[Kind, object] = {}  # what the store found out about our names
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` every event; the function returned ends it."""
@@ -96,6 +97,7 @@ class Leasing:
             self._ttl,
             group=self.group,
             owner=self.said_owner(),
+            keys=self._keys.get(kind),
             **more,
         )
 
@@ -125,6 +127,7 @@ class Leasing:
     async def begun(self, lease: Lease, grant: Grant, began: float, replicas: int = 0) -> Lease:
         """The lease for a grant, kept from now on."""
         desk, ask = lease._desk, lease.ask
+        self._keys[ask.kind] = ask.keys
         desk.keeper.keep(lease, grant.sent)
         if lease._task is not None and ask.kind is not Kind.PERMIT:
             desk.inside.update((room, lease._task) for room in self.rooms(ask))
