@@ -43,6 +43,9 @@ from aresilience.limiter import (
 )
 from aresilience.lock import (
     Holder,
+    Leader,
+    LeaderElection,
+    Leadership,
     Lease,
     LeaseGranted,
     LeaseLost,
@@ -50,6 +53,8 @@ from aresilience.lock import (
     Lock,
     LockLost,
     LockTimeout,
+    ReadWriteLock,
+    Semaphore,
     StaleFence,
 )
 from aresilience.outcome import ErrorSpec, Outcome
@@ -99,6 +104,9 @@ __all__ = [
     "HedgeWon",
     "Holder",
     "Layer",
+    "Leader",
+    "LeaderElection",
+    "Leadership",
     "Lease",
     "LeaseGranted",
     "LeaseLost",
@@ -120,6 +128,7 @@ __all__ = [
     "Policy",
     "RateLimited",
     "RateLimiter",
+    "ReadWriteLock",
     "RedisBackend",
     "Refused",
     "Rejected",
@@ -128,6 +137,7 @@ __all__ = [
     "RetryBudget",
     "RetryGaveUp",
     "RetryScheduled",
+    "Semaphore",
     "StaleFence",
     "StopReason",
     "StoreDegraded",

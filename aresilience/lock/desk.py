@@ -24,11 +24,11 @@ from aresilience.deadline import ambient
 from aresilience.errors import BackendError, OutcomeUnknown
 from aresilience.lock.facts import LockTimeout
 from aresilience.lock.lines import Lines
-from aresilience.lock.machine import Ask, Busy
+from aresilience.lock.machine import Ask, Busy, Kind
 from aresilience.lock.memory import MemoryLeaseStore
 from aresilience.lock.store import Grant, LeaseStore
 
-__all__ = ["Desk", "desk_of", "to_its_end", "until_of"]
+__all__ = ["Desk", "Ear", "desk_of", "to_its_end", "until_of"]
 
 _LINGER = 1.0
 """Seconds for which a subscription is kept that nobody needs just now."""
@@ -48,17 +48,24 @@ class Desk:
         self.lines = Lines()
         self.inside: set[tuple[Hashable, asyncio.Task[Any]]] = set()
         """Which tasks hold what: asking again would wait for oneself."""
-        self._ears: dict[Hashable, _Ear] = {}
+        self._ears: dict[Hashable, Ear] = {}
 
     async def obtain(self, ask: Ask, line: Hashable, until: float | None, now_only: bool) -> Grant:
-        """A grant, with the turn of `line`, which the caller passes on with `leave`.
+        """A grant; for what only one can hold with the turn of `line`, for the caller to pass on.
 
         Raises `LockTimeout`, or the `BackendError` that the store met.
         """
+        exclusive = ask.kind in (Kind.LOCK, Kind.WRITE)
+        if not exclusive and not self.lines.taken(line):  # nobody waits: many may ask at once
+            answer = await self._answer(ask, waits=False)
+            if isinstance(answer, Grant):
+                return answer
+            if now_only:
+                raise _timeout(ask, answer)
         if not self.lines.enter(line) and (now_only or not await self.lines.stand(line, until)):
             raise _timeout(ask, None)
         try:
-            return await self._ask(ask, line, until, now_only)
+            grant = await self._ask(ask, line, until, now_only)
         except BackendError as error:
             self.lines.fail(line, error)  # they would meet the same, one after the other
             self.lines.leave(line)
@@ -66,6 +73,9 @@ class Desk:
         except BaseException:
             self.lines.leave(line)
             raise
+        if not exclusive:
+            self.lines.leave(line)  # there may be more for the next
+        return grant
 
     async def take(self, ask: Ask) -> Grant:
         """A grant, whoever holds it."""
@@ -88,7 +98,7 @@ class Desk:
     async def _ask(self, ask: Ask, line: Hashable, until: float | None, now_only: bool) -> Grant:
         """Ask until it is granted, whenever there is news, and when the time of whoever holds it is over."""
         loop = asyncio.get_running_loop()
-        ear: _Ear | None = None
+        ear = self._hear(ask, line) if line in self._ears else None  # listens before it asks
         try:
             while True:
                 if ear is not None:
@@ -127,31 +137,30 @@ class Desk:
             self.store.release_later(ask)
             raise
 
-    def _hear(self, ask: Ask, line: Hashable) -> _Ear:
+    def _hear(self, ask: Ask, line: Hashable) -> Ear:
         ear = self._ears.get(line)
         if ear is None or ear.loop is not asyncio.get_running_loop():
-            ear = self._ears[line] = _Ear()
+            ear = self._ears[line] = Ear()
             ear.end = self.store.watch(ask, ear.told)
         if ear.linger is not None:
             ear.linger.cancel()
             ear.linger = None
-            ear.news = False
         ear.token = ask.token if ask.place else None
         return ear
 
-    def _unhear(self, line: Hashable, ear: _Ear) -> None:
+    def _unhear(self, line: Hashable, ear: Ear) -> None:
         if isinstance(self.store, MemoryLeaseStore):
             self._forget(line, ear)
         else:
             ear.linger = ear.loop.call_later(_LINGER, self._forget, line, ear)
 
-    def _forget(self, line: Hashable, ear: _Ear) -> None:
+    def _forget(self, line: Hashable, ear: Ear) -> None:
         ear.end()
         if self._ears.get(line) is ear:
             del self._ears[line]
 
 
-class _Ear:
+class Ear:
     """Whoever has the turn listens with it: what it was told while it did not wait is remembered."""
 
     __slots__ = ("_waiter", "end", "linger", "loop", "news", "token")

@@ -120,8 +120,6 @@ class Leasing:
             self.tell(CallRejected, error.retry_after)
             raise
         holds_turn = ask.kind in (Kind.LOCK, Kind.WRITE)
-        if not holds_turn:
-            desk.pass_on(line)  # there may be more for the next
         return await self.begun(self.new_lease(desk, ask, grant, holds_turn), grant, began, replicas)
 
     async def begun(self, lease: Lease, grant: Grant, began: float, replicas: int = 0) -> Lease:
@@ -151,7 +149,7 @@ class Leasing:
         if have < replicas:
             self._drop(lease)
             raise Refused(
-                f"{self.kind} {self.name!r}: {have} of {replicas} replicas have it: it was given back"
+                f"{self.kind} {self.name!r}: only {have} of {replicas} replicas have it; given back"
             )
 
     def _drop(self, lease: Lease) -> None:

@@ -16,11 +16,11 @@ from aresilience.lock.lease import Lease
 from aresilience.lock.leasing import Leasing
 from aresilience.lock.machine import Ask, Holder, Kind
 
-__all__ = ["Lock", "OnLost"]
+__all__ = ["PLACE", "Lock", "OnLost"]
 
 OnLost = Literal["cancel", "flag"]
 
-_PLACE = 3_000_000
+PLACE = 3_000_000
 """Microseconds for which the place of a waiter that died is kept, where they are served in order."""
 
 
@@ -151,7 +151,7 @@ class Lock(Leasing):
         return found[0] if found else None
 
     def _ask(self) -> Ask:
-        return self.new_ask(Kind.LOCK, delay=self._delay, place=_PLACE if self._fair else 0)
+        return self.new_ask(Kind.LOCK, delay=self._delay, place=PLACE if self._fair else 0)
 
     async def __aenter__(self) -> Lease:
         lease = await self.acquire()

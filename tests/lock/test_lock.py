@@ -49,14 +49,16 @@ async def test_a_name_is_shared_without_a_backend() -> None:
         lease = await other.try_acquire()
         assert lease is not None
         await lease.release()
-    assert (again := await second.try_acquire()) is not None
+    again = await second.try_acquire()
+    assert again is not None
     await again.release()
 
 
 async def test_backends_are_worlds_of_their_own() -> None:
     """The same name on two backends is two locks."""
-    async with ar.connect("memory://") as one, ar.connect("memory://") as two, ar.Lock("a", backend=one):
-        async with ar.Lock("a", backend=two, wait=0):
+    async with ar.connect("memory://") as one, ar.connect("memory://") as two:
+        first, second = ar.Lock("a", backend=one), ar.Lock("a", backend=two, wait=0)
+        async with first, second:
             pass
 
 
@@ -159,7 +161,7 @@ async def test_l4_the_body_is_cancelled_before_the_ttl(fault: Fault) -> None:
         lock = ar.Lock("a", ttl=10.0, backend=backend, listeners=[seen])
         backend.plan(fault, verb="renew", times=100)
         ended = 0.0
-        with pytest.raises(ar.LockLost, match="not confirmed within 9 s") as caught:
+        with pytest.raises(ar.LockLost, match="not confirmed within 9 s") as caught:  # noqa: PT012 - the body is what fails
             async with lock as lease:
                 try:
                     await asyncio.sleep(100)
@@ -201,7 +203,7 @@ async def test_flag_leaves_the_body_alone() -> None:
         lock = ar.Lock("a", ttl=1.0, on_lost="flag", backend=backend)
         await lost_by_time(lock, backend)
         finished = False
-        with pytest.raises(ar.LockLost):
+        with pytest.raises(ar.LockLost):  # noqa: PT012 - the body is what fails
             async with lock as lease:
                 await asyncio.sleep(5)
                 assert lease.lost
@@ -216,7 +218,7 @@ async def test_an_error_of_the_body_wins_over_the_loss() -> None:
     async with FaultyBackend() as backend:
         lock = ar.Lock("a", ttl=1.0, backend=backend)
         await lost_by_time(lock, backend)
-        with pytest.raises(ValueError, match="mine") as caught:
+        with pytest.raises(ValueError, match="mine") as caught:  # noqa: PT012 - the body is what fails
             async with lock:
                 try:
                     await asyncio.sleep(5)
@@ -351,7 +353,7 @@ async def test_take_over() -> None:
     fences: list[int] = []
 
     async def holder() -> None:
-        with pytest.raises(ar.LockLost, match="not ours any more"):
+        with pytest.raises(ar.LockLost, match="not ours any more"):  # noqa: PT012 - the body is what fails
             async with lock as lease:
                 fences.append(lease.fence)
                 try:
