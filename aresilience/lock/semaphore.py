@@ -25,8 +25,8 @@ class Semaphore(Leasing):
 
     Each permit is a lease: of a process that died it is free after `ttl` seconds. First come, first served,
     over processes too; a process with several who wait has one place at a time. All who use a name give it
-    the same `permits`: each asks by its own. The other options are those of `Lock`. A task may hold several; with
-    all permits held by tasks that wait for another, nothing moves until `wait` is over.
+    the same `permits`: each asks by its own. The other options are those of `Lock`. A task may hold several:
+    with all permits held by tasks that wait for another, nothing moves until `wait` is over.
 
     Acquiring raises `LockTimeout`, or a `BackendError`. Being lost raises `LockLost` at the end of the body.
     """
