@@ -42,6 +42,7 @@ from aresilience.limiter import (
     acquire_all,
 )
 from aresilience.lock import (
+    FencedGuard,
     Holder,
     Leader,
     LeaderElection,
@@ -99,6 +100,7 @@ __all__ = [
     "Event",
     "Fallback",
     "FallbackUsed",
+    "FencedGuard",
     "Hedge",
     "HedgeStarted",
     "HedgeWon",
