@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,3 +29,19 @@ async def proxy(redis_server: RedisServer) -> AsyncIterator[FaultProxy]:
     """In front of `redis_server`."""
     async with FaultProxy("127.0.0.1", redis_server.port) as proxy:
         yield proxy
+
+
+FIGURES: list[str] = []
+"""What the histories counted, for the end of the run."""
+
+
+@pytest.fixture
+def publish() -> Callable[[str], None]:
+    """Say a figure at the end of the run."""
+    return FIGURES.append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures, honest ones included."""
+    for figure in FIGURES:
+        terminalreporter.write_line(figure)
