@@ -188,11 +188,13 @@ class _Asking(_Asked):
             granted = item[0] == 1
             busy = None if granted else Busy(item[1], item[2].decode("utf-8", "replace"))
             self.future.set_result(busy or Grant(item[1], self.sent))
-        elif item[0] == 1 or self._ask.place:  # nobody wants any more what was granted
+        elif self.future.cancelled() and (
+            item[0] == 1 or self._ask.place
+        ):  # nobody wants any more what it got
             self.store.release_later(self._ask)
 
     def fail(self, error: BackendError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
-        elif self.sent:  # it may have been granted, and whoever asked is gone
+        elif self.future.cancelled() and self.sent:  # it may have been granted, and whoever asked is gone
             self.store.release_later(self._ask)
