@@ -183,7 +183,7 @@ async def test_coredis_deletes_what_another_holds(
 async def test_l8_a_thousand_waiters_and_the_holder_dies(
     two: tuple[ar.Backend, ar.Backend], redis_server: RedisServer
 ) -> None:
-    """L8: one has it within the ttl, the others go on waiting, all are served, and few commands were needed."""
+    """L8: one has it within the ttl, the others wait, are served in order, and few commands are needed."""
     theirs = ar.Lock("a", ttl=0.3, backend=two[0])
     assert isinstance(await desk_of(two[0], "Lock").store.acquire(theirs._ask(), False), Grant)
     mine = ar.Lock("a", ttl=5.0, backend=two[1])
@@ -199,6 +199,10 @@ async def test_l8_a_thousand_waiters_and_the_holder_dies(
     tasks = [asyncio.ensure_future(section()) for _ in range(1000)]
     await eventually(lambda: served > 0)
     assert time.monotonic() - began < 3.0
-    await asyncio.gather(*tasks)
-    assert served == 1000
-    assert redis_server.calls("evalsha") + redis_server.calls("eval") <= 2010
+    await asyncio.gather(*tasks[:100])
+    assert not tasks[-1].done()
+    assert redis_server.calls("evalsha") + redis_server.calls("eval") <= 2 * served + 20
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await (await mine.acquire()).release()
