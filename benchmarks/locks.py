@@ -144,9 +144,9 @@ class HandOver:
         )
         report = Report(self.title, header)
         report.notes = [
-            "Ten tasks; where there are two processes, two clients of the server stand for them. A sleep of 2 ms "
-            "takes the loop somewhat longer: the sleeps alone are the row at the end. redis-py polls every 0.1 s, "
-            "as is its default; a round trip is its PING."
+            "Ten tasks; where there are two processes, two clients of the server, in one loop, stand for them. "
+            "A sleep of 2 ms takes the loop somewhat longer: the sleeps alone are the row at the end. redis-py "
+            "polls every 0.1 s, as is its default; a round trip is its PING."
         ]
         if program() is None:
             report.missing = [NO_SERVER]

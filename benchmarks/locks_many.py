@@ -162,8 +162,8 @@ class Many:
             ("what", "bytes each", "scripts per period", "commands per s", "CPU, % of a core", "server, %"),
         )
         report.notes = [
-            f"A period is {_PERIOD:g} s, a third of the ttl. Memory is resident, the locks included; for those who "
-            "wait their tasks too. Commands are as the server counts them, with those that scripts make."
+            f"A period is {_PERIOD:g} s, a third of the ttl. Memory is resident, the locks included; for those "
+            "who wait their tasks too. Commands are as the server counts them, with those that scripts make."
         ]
         if program() is None:
             report.missing = [NO_SERVER]

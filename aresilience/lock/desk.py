@@ -26,7 +26,7 @@ from aresilience.lock.facts import LockTimeout
 from aresilience.lock.lines import Lines
 from aresilience.lock.machine import Ask, Busy, Kind
 from aresilience.lock.memory import MemoryLeaseStore
-from aresilience.lock.store import Grant, LeaseStore
+from aresilience.lock.store import Grant, LeaseStore, Uncut
 
 __all__ = ["Desk", "Ear", "desk_of", "to_its_end", "until_of"]
 
@@ -212,7 +212,9 @@ def _timeout(ask: Ask, busy: Busy | None) -> LockTimeout:
 
 async def to_its_end(pending: asyncio.Future[Any]) -> None:
     """Wait for what is bounded by itself, however often we are cancelled meanwhile, and then say so."""
-    if not pending.done():
+    if isinstance(pending, Uncut):
+        await pending
+    elif not pending.done():
         try:
             await asyncio.wait([pending])
         except asyncio.CancelledError:

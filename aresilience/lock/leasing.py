@@ -58,6 +58,7 @@ class Leasing:
             raise TypeError(f"{kind}: backend must come from ar.connect(…), got {backend!r}")
         self._backend = backend
         self._listeners = Listeners(listeners)
+        self._here = (0, "")
         self._ttl = round(self.ttl * 1e6)
         self._keys: dict[Kind, object] = {}  # what the store found out about our names
 
@@ -86,7 +87,11 @@ class Leasing:
 
     def said_owner(self) -> str:
         """What others can read about who holds it."""
-        return f"{platform.node()}:{os.getpid()}" if self.owner is None else self.owner
+        if self.owner is not None:
+            return self.owner
+        if self._here[0] != os.getpid():
+            self._here = (os.getpid(), f"{platform.node()}:{os.getpid()}")
+        return self._here[1]
 
     def new_ask(self, kind: Kind, **more: Any) -> Ask:
         """An ask with a token that nobody has had."""

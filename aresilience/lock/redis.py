@@ -25,7 +25,7 @@ from aresilience.backend.redis import RedisBackend, Script
 from aresilience.backend.redis.commands import Argument
 from aresilience.errors import BackendError, ConfigurationError
 from aresilience.lock.machine import Ask, Busy, Holder, Kind
-from aresilience.lock.store import Grant, HasAsk, Wake
+from aresilience.lock.store import Grant, HasAsk, Uncut, Wake
 
 __all__ = ["RedisLeaseStore"]
 
@@ -143,7 +143,8 @@ class _Asked:
     ) -> None:
         self.store = store
         self.clock: Keeper = store.keeper
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = Uncut(loop=loop) if must else loop.create_future()
         self.sent = 0.0
         self._must = must
         keys, per = store.keys(ask), store.per_name(ask)

@@ -18,6 +18,7 @@ The contract:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -26,9 +27,16 @@ from aresilience.backend.leases import Confirmation, Kept
 from aresilience.errors import BackendError
 from aresilience.lock.machine import Ask, Busy, Holder
 
-__all__ = ["Grant", "HasAsk", "LeaseStore", "Wake"]
+__all__ = ["Grant", "HasAsk", "LeaseStore", "Uncut", "Wake"]
 
 Wake: TypeAlias = Callable[[str], None]
+
+
+class Uncut(asyncio.Future[Any]):
+    """A future that whoever awaits it cannot cancel: the cancel comes when it is done. It must be bounded."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,9 +133,7 @@ class Keeper:
             return
         kept.held = False
         self._kept.discard(kept)
-        if not self._kept:
-            self._rest()
-        elif len(self._heap) > 64 and len(self._heap) > 3 * len(self._kept):
+        if len(self._heap) > 64 and len(self._heap) > 3 * len(self._kept):
             self._heap = [entry for entry in self._heap if entry[2].held and entry[0] == entry[2]._next]
             heapq.heapify(self._heap)
 
@@ -232,8 +230,10 @@ class Keeper:
                 heapq.heappush(heap, (kept.ends, next(self._numbers), kept))
         for family, leases in due.items():
             self.aside(self._renew(family, leases))
-        if self._heap and self._timer is None:
-            self._sleep_until(self._heap[0][0])
+        if not self._kept:
+            heap.clear()
+        elif heap and self._timer is None:
+            self._sleep_until(heap[0][0])
 
     def _expired(self, kept: Kept) -> None:
         self.lose(kept, f"it was not confirmed within {kept.ttl * (1 - MARGIN):g} s")
