@@ -47,7 +47,7 @@ class Leadership(Lease):
         self.check()
         leasing = self._leasing
         assert isinstance(leasing, LeaderElection)
-        self.ask.owner = leasing.card(metadata)
+        self.ask.owner = leasing._card(metadata)
         if not await self._desk.store.tell(self.ask):
             why = "the store says that it is not ours any more"
             self._desk.keeper.lose(self, why)
@@ -96,11 +96,11 @@ class LeaderElection(Leasing):
         """
         if timeout is not None:
             timeout = arguments.duration("LeaderElection.campaign: timeout", timeout, zero=True)
-        return Campaign(self, self.ask_with(metadata), timeout)
+        return Campaign(self, self._ask_with(metadata), timeout)
 
     async def leader(self) -> Leader | None:
         """Who leads now, or None. Raises a `BackendError`."""
-        found = await self.desk.store.holders(self.ask_with(""))
+        found = await self.desk.store.holders(self._ask_with(""))
         return _leader(found[0]) if found else None
 
     async def observe(self) -> AsyncIterator[Leader | None]:
@@ -108,7 +108,7 @@ class LeaderElection(Leasing):
 
         A leader that follows another before we hear of it may be missed; the last one never is.
         """
-        ask = self.ask_with("")
+        ask = self._ask_with("")
         desk = self.desk
         ear = Ear()
         ear.end = desk.store.watch(ask, ear.told)
@@ -126,15 +126,15 @@ class LeaderElection(Leasing):
         finally:
             ear.end()
 
-    def ask_with(self, metadata: str) -> Ask:
+    def _ask_with(self, metadata: str) -> Ask:
         """An ask that says who asks."""
         if not isinstance(metadata, str):
             raise TypeError(f"LeaderElection: metadata must be a string, got {metadata!r}")
         ask = self.new_ask(Kind.LOCK, room="leader", loud=True)
-        ask.owner = self.card(metadata)
+        ask.owner = self._card(metadata)
         return ask
 
-    def card(self, metadata: str) -> str:
+    def _card(self, metadata: str) -> str:
         """What is stored of a leader."""
         return json.dumps([self.said_owner(), metadata])
 

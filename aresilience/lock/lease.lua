@@ -30,11 +30,14 @@ local call = redis.call
 local t = call('TIME')
 local now = t[1] * 1000000 + t[2]
 
-local function int(x) return string.format('%.0f', x) end
+local format = string.format
+local function int(x) return format('%.0f', x) end
 local function ms(us) return int(math.max(1, math.ceil(us / 1000))) end
 
 local function mint(key)
-  local fence = math.max(tonumber(call('GET', key) or '0') + 1, now)
+  local last = call('SET', key, int(now), 'PX', WEEK, 'GET')   -- nearly always lower
+  if not last or tonumber(last) < now then return now end
+  local fence = tonumber(last) + 1
   call('SET', key, int(fence), 'PX', WEEK)
   return fence
 end
@@ -45,7 +48,7 @@ local function usual(verb, ttl, token, text, one, fence)
   if verb == ACQUIRE then
     if value then return nil end
     local number = mint(fence)
-    call('SET', one, table.concat({'0' .. token, int(number), int(now), int(ttl), '0', text}, ' '), 'PX', ms(ttl))
+    call('SET', one, format('0%s %.0f %.0f %.0f 0 ', token, number, now, ttl) .. text, 'PX', ms(ttl))
     return {1, number}
   end
   if not value or string.sub(value, 1, 33) ~= '0' .. token then return nil end
@@ -318,7 +321,7 @@ local function entry(place, key)
   local token, text = ARGV[place + 1], ARGV[place + 2]
   if kind == LOCK and names == 1 and per < 6 and delay == 0 and flags < 2 and verb <= RELEASE then
     local item = usual(verb, ttl, token, text, KEYS[key], KEYS[key + 1])
-    if item then return item end
+    if item then return item, per end
   end
   local e = {verb = verb, kind = kind, ttl = ttl, delay = delay, place = stay, permits = permits,
              waits = flags % 2 == 1, loud = flags >= 2, token = token, text = text, names = {}}
@@ -332,16 +335,19 @@ local function entry(place, key)
     key = key + per
   end
   if not verbs then verbs = general() end
-  return verbs[verb](e)
+  return verbs[verb](e), names * per
 end
 
 local out = {tonumber(ARGV[1])}
 local key = 1
 for i = 2, #ARGV, 3 do
-  local done, item = pcall(entry, i, key)
-  if not done then item = redis.error_reply(type(item) == 'table' and item.err or tostring(item)) end
+  local done, item, keys = pcall(entry, i, key)
+  if not done then
+    item = redis.error_reply(type(item) == 'table' and item.err or tostring(item))
+    local _, names, per = struct.unpack('<ddd', ARGV[i])
+    keys = names * per
+  end
   out[#out + 1] = item
-  local _, names, per = struct.unpack('<ddd', ARGV[i])
-  key = key + names * per
+  key = key + keys
 end
 return out

@@ -62,7 +62,7 @@ class ReadWriteLock(Leasing):
         """To hold it alone."""
         return Side(self, Kind.WRITE)
 
-    def ask_for(self, kind: Kind) -> Ask:
+    def _ask_for(self, kind: Kind) -> Ask:
         """An ask for one side."""
         return self.new_ask(kind, room="rw", loud=True, place=PLACE if kind is Kind.WRITE else 0)
 
@@ -88,12 +88,12 @@ class Side:
         wait = self._lock.wait
         if timeout is not None:
             wait = arguments.duration("ReadWriteLock.acquire: timeout", timeout, zero=True)
-        return await self._lock.obtained(self._lock.ask_for(self._kind), wait)
+        return await self._lock.obtained(self._lock._ask_for(self._kind), wait)
 
     async def try_acquire(self) -> Lease | None:
         """Hold it if it can be had now, else None, at once. Raises a `BackendError`."""
         try:
-            return await self._lock.obtained(self._lock.ask_for(self._kind), 0.0)
+            return await self._lock.obtained(self._lock._ask_for(self._kind), 0.0)
         except LockTimeout:
             return None
 

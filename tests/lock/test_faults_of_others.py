@@ -150,7 +150,7 @@ async def test_python_redis_lock_stops_renewing_without_a_word() -> None:
 async def test_redisson_the_watchdog_stops_after_a_failover(redis_sentinel: SentinelTrio) -> None:
     """Redisson: renewal stops after a failover. Here it goes on at the new master."""
     async with ar.connect(redis_sentinel.url, deadline=0.3) as backend:
-        lock = ar.Lock("a", ttl=6.0, wait_replicas=1, backend=backend)
+        lock = ar.Lock("a", ttl=8.0, wait_replicas=1, backend=backend)
 
         async def acquired() -> ar.Lease | None:
             try:

@@ -264,7 +264,7 @@ async def test_a_writer_that_died_waiting_holds_nobody_up_for_long(two: Two) -> 
     async with rw.read():
         from aresilience.lock.machine import Kind
 
-        ask = ar.ReadWriteLock("a", backend=two[1]).ask_for(Kind.WRITE)
+        ask = ar.ReadWriteLock("a", backend=two[1])._ask_for(Kind.WRITE)
         ask.place = 300_000
         assert isinstance(await store.acquire(ask, True), Busy)
         waiting = asyncio.ensure_future(ar.ReadWriteLock("a", backend=two[1]).read().acquire(timeout=3))
@@ -371,7 +371,7 @@ async def test_the_deposed_ends_before_the_next_begins() -> None:
         # Another process: it has the store, and not our local queue.
         store = desk_of(backend, "x").store
         other = ar.LeaderElection("a", candidate="y", ttl=10.0, backend=backend)
-        while isinstance(await store.acquire(other.ask_with(""), False), Busy):
+        while isinstance(await store.acquire(other._ask_with(""), False), Busy):
             await asyncio.sleep(0.01)
             if loop.time() > 9.5 and task.done():
                 break
