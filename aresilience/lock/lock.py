@@ -27,13 +27,14 @@ PLACE = 3_000_000
 class Lock(Leasing):
     """`async with lock as lease:` holds `name`; nobody else does, in any process on the backend.
 
-    `ttl`: seconds for which it is held without being confirmed; it is renewed every third of that. `wait`: how
-    long to wait for it, in seconds; None: for ever; 0: one try. `fair`: processes are served first come, first
-    served (the tasks of one process always are). `on_lost`: "cancel" cancels the body when it is lost;
+    `ttl`: seconds for which it is held without being confirmed; it is renewed every third of that. `wait`:
+    how long to wait for it, in seconds; None: for ever; 0: one try. `fair`: processes are served first come,
+    first served (the tasks of one process always are). `on_lost`: "cancel" cancels the body when it is lost;
     "flag" leaves that to `lease.check()` and `lease.lost`. `lock_delay`: seconds for which nobody gets it
-    after it ended without being released. `wait_replicas`: so many replicas must have it, or `acquire` gives it
-    back and raises `Refused`. `owner`: what others can read of who holds it; by default host and process id.
-    `group`: in a Cluster, names of a group live in one slot, so that `Lock.all` can take them together.
+    after it ended without being released. `wait_replicas`: so many replicas must have it within 0.1 s, for
+    which all else that this process asks of Redis waits, or `acquire` gives it back and raises `Refused`.
+    `owner`: what others can read of who holds it; by default host and process id. `group`: in a Cluster,
+    names of a group live in one slot, so that `Lock.all` can take them together.
 
     Acquiring raises `LockTimeout`, or a `BackendError`. Being lost raises `LockLost` at the end of the body.
     """

@@ -32,6 +32,8 @@ __all__ = ["RedisLeaseStore"]
 _SCRIPT = Script.beside("aresilience.lock", "lease.lua")
 _NUMBERS = Struct("<9d")
 _ACQUIRE, _RENEW, _RELEASE, _TAKE, _TELL, _LOOK = range(6)
+_PATIENCE = 0.1
+"""The longest wait for replicas, in seconds: all else on the connection waits behind it."""
 _TAGS = 128
 """Names share so many slots of a cluster: as many fences, and no more calls to renew whatever is held."""
 
@@ -76,7 +78,7 @@ class RedisLeaseStore:
         ]
 
     async def replicated(self, ask: Ask, replicas: int) -> int:
-        patience = max(1, round(self._backend.deadline * 1000 / 2))
+        patience = max(1, round(min(_PATIENCE, self._backend.deadline / 2) * 1000))
         said = await self._backend.command("WAIT", replicas, patience, key=self.keys(ask)[0])
         return int(said)
 

@@ -107,6 +107,7 @@ async def test_a_hundred_waiters_are_one(redis_server: RedisServer, two: Two) ->
     mine, theirs = (ar.Lock("a", backend=backend) for backend in two)
     lease = await mine.acquire()
     waiters = [asyncio.ensure_future(theirs.acquire(timeout=10)) for _ in range(100)]
+    await eventually(lambda: calls(redis_server) >= 3)  # asked again when subscribed
     await asyncio.sleep(0.1)
     redis_server.command("CONFIG", "RESETSTAT")
     await asyncio.sleep(0.4)
@@ -203,12 +204,12 @@ async def test_l11_any_text_is_a_name(redis_backend: RedisBackend, redis_server:
 
 
 async def test_renewals_ride_together(redis_backend: RedisBackend, redis_server: RedisServer) -> None:
-    """A thousand locks: a few commands per period, each of five hundred at most; nothing is lost."""
-    locks = [ar.Lock(f"n{n}", ttl=1.5, backend=redis_backend) for n in range(1000)]
+    """Six hundred locks: a few commands per period, each of five hundred at most; nothing is lost."""
+    locks = [ar.Lock(f"n{n}", ttl=3.0, backend=redis_backend) for n in range(600)]
     leases = await asyncio.gather(*(lock.acquire() for lock in locks))
     redis_server.command("CONFIG", "RESETSTAT")
-    await asyncio.sleep(2.5)
-    assert calls(redis_server) <= 50
+    await asyncio.sleep(4.0)
+    assert 4 <= calls(redis_server) <= 60
     for lease in leases:
         lease.check()
     await asyncio.gather(*(lease.release() for lease in leases))
