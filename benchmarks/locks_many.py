@@ -19,6 +19,8 @@ from benchmarks.results import Report, Verdict
 __all__ = ["ALL"]
 
 _MANY = 10_000
+_FEW = 1_000
+"""For redis-py: with ten times as many its polls, and its renewals one by one, do not end in time."""
 _TTL = 15.0
 _PERIOD = _TTL / 3
 _WAITED = 5.0
@@ -76,11 +78,11 @@ async def _held_by_redis_py(server: RedisServer) -> Found:
         await first.release()
         gc.collect()
         before = resident()
-        locks = [client.lock(f"n{number}", timeout=_TTL, thread_local=False) for number in range(_MANY)]
+        locks = [client.lock(f"n{number}", timeout=_TTL, thread_local=False) for number in range(_FEW)]
         for lock in locks:
             await lock.acquire()
         gc.collect()
-        each = (resident() - before) / _MANY
+        each = (resident() - before) / _FEW
         server.reset()
         server_cpu, cpu, began = server.cpu(), process_time(), perf_counter()
         for lock in locks:
@@ -121,30 +123,30 @@ def _waiting(names: int) -> Setup:
 
 
 async def _waiting_of_redis_py(server: RedisServer) -> Found:
-    """A thousand: with ten times as many the polls do not end within their pause."""
-    many = 1000
     async with client_of(server.url) as client:
         await client.set("n", "held", px=600_000)
         gc.collect()
         before = resident()
         tasks = [
             asyncio.ensure_future(client.lock("n", timeout=30, thread_local=False).acquire())
-            for _ in range(many)
+            for _ in range(_FEW)
         ]
         await asyncio.sleep(1.0)
-        found = await _watched(server, before, many, _WAITED)
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        found = await _watched(server, before, _FEW, _WAITED)
+        pending = set(tasks)
+        while pending:  # a cancel can get lost in its pool
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.1)
         return found
 
 
 _WAYS: tuple[tuple[str, Setup], ...] = (
     (f"aresilience, {_MANY:,} held", _held),
-    (f"redis-py Lock, {_MANY:,} held, reacquired once a period", _held_by_redis_py),
+    (f"redis-py Lock, {_FEW:,} held, reacquired once a period", _held_by_redis_py),
     (f"aresilience, {_MANY:,} waiting for one lock", _waiting(1)),
     (f"aresilience, {_MANY:,} waiting for as many locks", _waiting(_MANY)),
-    ("redis-py Lock, 1,000 waiting for one lock", _waiting_of_redis_py),
+    (f"redis-py Lock, {_FEW:,} waiting for one lock", _waiting_of_redis_py),
 )
 
 
