@@ -42,18 +42,27 @@ local function mint(key)
   return fence
 end
 
--- One lock that nobody holds, or that is ours: what nearly every entry is. nil: not so, ask `general`.
-local function usual(verb, ttl, token, text, one, fence)
+-- One plain lock: what nearly every entry is, without what the others need. nil: not so plain, ask `general`.
+local function usual(verb, ttl, token, text, one, fence, waits)
   local value = call('GET', one)
   if verb == ACQUIRE then
-    if value then return nil end
+    if value then
+      local flag, other, own, delay, owner = string.match(value, '^(.)(%x+) %d+ %d+ (%d+) (%d+) (.*)$')
+      local left = call('PTTL', one) * 1000
+      if not flag or other == token or left < 0 or left > own + delay then return nil end
+      if waits and flag == '0' then call('SETRANGE', one, 0, '1') end
+      return {0, left, owner}
+    end
     local number = mint(fence)
     call('SET', one, format('0%s %.0f %.0f %.0f 0 ', token, number, now, ttl) .. text, 'PX', ms(ttl))
     return {1, number}
   end
-  if not value or string.sub(value, 1, 33) ~= '0' .. token then return nil end
+  if not value or string.sub(value, 2, 33) ~= token then return nil end
   if verb == RENEW then return call('PEXPIRE', one, ms(ttl)) end
-  return call('DEL', one)
+  call('DEL', one)
+  if string.sub(value, 1, 1) == '0' then return 1 end
+  call('PUBLISH', one, '')
+  return 2
 end
 
 -- All verbs for all kinds, made when the first entry needs them.
@@ -320,7 +329,7 @@ local function entry(place, key)
   local verb, names, per, kind, ttl, delay, stay, permits, flags = struct.unpack('<ddddddddd', ARGV[place])
   local token, text = ARGV[place + 1], ARGV[place + 2]
   if kind == LOCK and names == 1 and per < 6 and delay == 0 and flags < 2 and verb <= RELEASE then
-    local item = usual(verb, ttl, token, text, KEYS[key], KEYS[key + 1])
+    local item = usual(verb, ttl, token, text, KEYS[key], KEYS[key + 1], flags == 1)
     if item then return item, per end
   end
   local e = {verb = verb, kind = kind, ttl = ttl, delay = delay, place = stay, permits = permits,
