@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from weakref import WeakKeyDictionary
 
 from aresilience import arguments
 from aresilience.backend.backend import Backend
 
 __all__ = ["MemoryBackend"]
+
+_OWN = "aresilience_memory"
+"""The loop's attribute that holds its own memory."""
 
 
 class MemoryBackend(Backend):
@@ -33,9 +35,10 @@ class MemoryBackend(Backend):
         """The process's own memory, for what has to be shared by name without a backend: one for each event
         loop, which goes when the loop goes."""
         loop = asyncio.get_running_loop()
-        found = _OWN.get(loop)
+        found: MemoryBackend | None = getattr(loop, _OWN, None)
         if found is None:
-            found = _OWN[loop] = cls()
+            found = cls()
+            setattr(loop, _OWN, found)
         return found
 
     async def ping(self) -> float:
@@ -47,6 +50,3 @@ class MemoryBackend(Backend):
 
     def _state(self) -> str:
         return f"of at most {self.max_keys} keys"
-
-
-_OWN: WeakKeyDictionary[asyncio.AbstractEventLoop, MemoryBackend] = WeakKeyDictionary()

@@ -65,7 +65,7 @@ class Lines:
         try:
             return await turn
         except BaseException:
-            if turn.done() and not turn.cancelled() and turn.result():
+            if turn.done() and not turn.cancelled() and turn.exception() is None and turn.result():
                 self.leave(key)  # the turn and the cancel came together
             raise
         finally:

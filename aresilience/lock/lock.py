@@ -158,8 +158,9 @@ class Lock(Leasing):
         lease = await self.acquire()
         task = asyncio.current_task()
         assert task is not None
+        await lease.__aenter__()
         self._entered[task] = lease
-        return await lease.__aenter__()
+        return lease
 
     async def __aexit__(
         self,

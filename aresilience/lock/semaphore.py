@@ -88,8 +88,9 @@ class Semaphore(Leasing):
         lease = await self.acquire()
         task = asyncio.current_task()
         assert task is not None
+        await lease.__aenter__()
         self._entered.setdefault(task, []).append(lease)
-        return await lease.__aenter__()
+        return lease
 
     async def __aexit__(
         self,

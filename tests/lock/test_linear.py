@@ -22,7 +22,7 @@ from aresilience.testing import FaultProxy, FaultyBackend
 from aresilience.testing.faulty import Fault
 
 INFINITY = float("inf")
-TOO_MANY = 100_000
+TOO_MANY = 30_000
 State = tuple[str, int, int]
 """Who holds it (nobody: ""), under which fence (0: not known), and the highest fence that was answered."""
 

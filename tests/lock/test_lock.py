@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
 
 import aresilience as ar
 from aresilience.lock.desk import desk_of
-from aresilience.testing import FaultyBackend, Recorder, cancel_sweep
+from aresilience.testing import FaultyBackend, Recorder, cancel_sweep, run_virtual
 from aresilience.testing.faulty import Fault
 
 
@@ -550,6 +552,47 @@ async def test_l11_any_text_is_a_name(name: str) -> None:
 def test_a_lock_can_be_made_before_there_is_a_loop() -> None:
     """At import time; and it shows itself."""
     assert repr(ar.Lock("a", ttl=5)) == "<Lock 'a' ttl 5 s>"
+
+
+async def test_a_cancel_that_comes_with_an_error_stays_a_cancel() -> None:
+    """Told of the store's failure and cancelled in one turn: cancelled, and the line is empty."""
+    async with FaultyBackend() as backend:
+        lock = ar.Lock("a", backend=backend)
+        lease = await lock.acquire()
+        first, second = (asyncio.ensure_future(lock.acquire()) for _ in range(2))
+        await asyncio.sleep(1)
+        backend.plan(Fault.NOT_SENT, verb="acquire")
+        first.add_done_callback(lambda _: second.cancel())
+        await lease.release()
+        await asyncio.wait([first, second])
+        assert isinstance(first.exception(), ar.NotSent)
+        assert second.cancelled() or isinstance(second.exception(), ar.NotSent)
+        assert len(lock.desk.lines) == 0
+
+
+async def test_a_lease_that_is_lost_before_its_body_begins() -> None:
+    """Acquired, and not ours any more when the body would begin: `LockLost`, and nothing stays behind."""
+    async with FaultyBackend(deadline=30.0) as backend:
+        lock = ar.Lock("a", ttl=1.0, backend=backend)
+        lease = await lock.acquire()
+        backend.plan(Fault.NOT_SENT, verb="renew", times=100)
+        await asyncio.sleep(2)
+        with pytest.raises(ar.LockLost):
+            await lease.__aenter__()
+        assert len(backend.keeper) == 0
+
+
+def test_a_loop_takes_its_memory_with_it() -> None:
+    """What is shared without a backend is the loop's, and goes when the loop goes."""
+
+    async def use() -> weakref.ref[Any]:
+        async with ar.Lock("a"):
+            pass
+        return weakref.ref(asyncio.get_running_loop())
+
+    loops = [run_virtual(use()) for _ in range(3)]
+    gc.collect()
+    assert [loop() for loop in loops] == [None] * 3
 
 
 # Cancelled at every await.
