@@ -70,12 +70,14 @@ class Backend(ABC):
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self.keeper.close()  # while there is still a way to give it back
-            await self._close()
-            await self.keeper.settled(self.deadline)
+            await self.keeper.close(self.deadline)
         finally:
-            self._entered = False
-            self._local.clear()
+            try:
+                await self._close()
+                await self.keeper.settled(self.deadline)
+            finally:
+                self._entered = False
+                self._local.clear()
 
     @abstractmethod
     async def ping(self) -> float:

@@ -45,6 +45,7 @@ class Lease(HasAsk):
         "_has_turn",
         "_leasing",
         "_pending",
+        "_stopped",
         "_task",
         "_why",
         "fence",
@@ -63,6 +64,7 @@ class Lease(HasAsk):
         self._why: str | None = None
         self._pending: asyncio.Future[Any] | None = None
         self._given_back = False
+        self._stopped: asyncio.Future[None] | None = None
         self._has_turn = has_turn
         self._task = asyncio.current_task()
         self._began = desk.loop.time()
@@ -128,10 +130,16 @@ class Lease(HasAsk):
             self._body.cut()
         self._leasing.tell(LeaseLost, self.fence, self._desk.loop.time() - self._began, why)
 
-    def on_close(self) -> None:
+    def on_close(self) -> asyncio.Future[None] | None:
         """See `Kept`."""
-        self._desk.store.release_later(self.ask)
-        self.on_lost("the backend was closed")
+        why = "the backend was closed"
+        if self._body is None or self._body.task is asyncio.current_task():
+            self._desk.store.release_later(self.ask)
+            self.on_lost(why)
+            return None
+        self._stopped = self._desk.loop.create_future()
+        self.on_lost(why)  # it is given back when its body has ended
+        return self._stopped
 
     async def __aenter__(self) -> Lease:
         if self._body is not None:
@@ -150,6 +158,8 @@ class Lease(HasAsk):
         cut = body is not None and body.ended(error)
         if self._why is not None:
             self._desk.store.release_later(self.ask)  # the body is over: nobody need wait for the ttl
+            if self._stopped is not None and not self._stopped.done():
+                self._stopped.set_result(None)
             if error is None or cut:
                 raise self._lost_error() from error
             if not isinstance(error, LockLost):

@@ -453,6 +453,32 @@ async def test_leaving_the_backend_releases_what_is_held() -> None:
         assert await lock.try_acquire() is not None
 
 
+async def test_nobody_has_it_before_the_body_of_a_closed_backend_has_ended() -> None:
+    """Leaving the backend waits for bodies to end, within its deadline, before their locks are free."""
+    backend = ar.connect("memory://", deadline=1.0)
+    lock = ar.Lock("a", backend=backend)
+    loop, free = asyncio.get_running_loop(), []
+
+    async def holder(clean_up: float) -> None:
+        async with lock:
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(clean_up)
+                free.append(await lock.holder() is None)
+
+    for clean_up, left in ((0.5, 0.5), (5.0, 1.0)):
+        await backend.__aenter__()
+        task = asyncio.ensure_future(holder(clean_up))
+        await asyncio.sleep(1)
+        began = loop.time()
+        await backend.__aexit__(None, None, None)
+        assert loop.time() - began == pytest.approx(left)
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), ar.LockLost)
+    assert free == [False, False]
+
+
 async def test_events() -> None:
     """Granted, released: with the fence and the times."""
     seen = Recorder()

@@ -12,7 +12,8 @@ The contract with those who have it keep something:
   whether or not an answer is still out. Then `kept.on_lost(why)` is called, once, from the loop.
 - `drop(kept)` ends it without a word: it was released, or nobody needs it. An answer that is still on its
   way changes nothing.
-- When the backend is closed, `kept.on_close()` is called for all that is left.
+- When the backend is closed, `kept.on_close()` is called for all that is left, while there is still a way to
+  give it back; what it returns is waited for, within the deadline.
 
 Leases of one ttl are renewed on common ticks, twenty to a period: ten thousand of them are twenty calls.
 """
@@ -79,9 +80,10 @@ class Kept:
         """It is not ours any more, or may not be. Called once, never while the holder's task runs."""
         raise NotImplementedError
 
-    def on_close(self) -> None:
-        """The backend is being closed: give it back, without waiting."""
+    def on_close(self) -> asyncio.Future[None] | None:
+        """The backend is being closed: give it back; if there is somebody to stop first, say when he has."""
         self.on_lost("the backend was closed")
+        return None
 
     def count_from(self, sent: float) -> None:
         """A request that left at `sent` is confirmed."""
@@ -151,12 +153,17 @@ class Keeper:
         task.add_done_callback(self._done)
         return task
 
-    def close(self) -> None:
-        """Give back all that is left."""
+    async def close(self, seconds: float) -> None:
+        """Give back all that is left, waiting for so long for those who work under it to stop."""
+        stopping: list[asyncio.Future[None]] = []
         for kept in list(self._kept):
             if kept.held:
                 self.drop(kept)
-                kept.on_close()
+                stops = kept.on_close()
+                if stops is not None:
+                    stopping.append(stops)
+        if stopping:
+            await asyncio.wait(stopping, timeout=seconds)
 
     async def settled(self, seconds: float) -> None:
         """Wait for what is still being done, for so long."""
