@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from fixtures import both_versions
 from servers import eventually
@@ -586,3 +587,73 @@ async def test_a_cluster(redis_cluster: Cluster) -> None:
         await held.release()
         await (await other).release()
     assert [node.command("KEYS", "ar:lock:*") for node in redis_cluster.nodes] == [[], [], []]
+
+
+MAKE: dict[str, Callable[[ar.Backend], Any]] = {
+    "fair": lambda backend: ar.Lock("a", fair=True, backend=backend),
+    "all": lambda backend: ar.Lock.all("a", "b", backend=backend),
+    "semaphore": lambda backend: ar.Semaphore("a", permits=2, backend=backend),
+    "read": lambda backend: ar.ReadWriteLock("a", backend=backend).read(),
+    "write": lambda backend: ar.ReadWriteLock("a", backend=backend).write(),
+    "campaign": lambda backend: ar.LeaderElection("a", backend=backend).campaign(),
+}
+
+
+@pytest.mark.parametrize("kind", MAKE)
+async def test_a_lost_reply_of_the_others_leaves_nothing(
+    proxy: FaultProxy, redis_server: RedisServer, kind: str
+) -> None:
+    """Rung 8: the answer to an acquire of each kind is lost: the error, and nothing is held or waited for."""
+    async with await faulty(proxy) as backend:
+        async with MAKE[kind](backend):
+            pass
+        proxy.replies.swallow()
+        with pytest.raises(ar.OutcomeUnknown):
+            await MAKE[kind](backend).__aenter__()
+
+        def left() -> list[str]:
+            queues = [key for key in keys(redis_server) if key.endswith((":queue", ":places"))]
+            waiting = [key for key in queues if redis_server.command("ZCARD", key)]
+            return [key for key in keys(redis_server) if key not in queues] + waiting
+
+        await eventually(lambda: left() == [])
+
+
+async def test_a_lost_reply_of_a_guarded_write_is_one_write(
+    proxy: FaultProxy, redis_server: RedisServer
+) -> None:
+    """Rung 8: it was written once, may be repeated with the same fence, and not with a lower one."""
+    async with await faulty(proxy) as backend:
+        guard = ar.FencedGuard("g", backend=backend)
+        await guard.write("k", "first", 1)
+        redis_server.command("CONFIG", "RESETSTAT")
+        proxy.replies.swallow()
+        with pytest.raises(ar.OutcomeUnknown):
+            await guard.write("k", "second", 2)
+        assert calls(redis_server) == 1
+        with contextlib.suppress(ar.OutcomeUnknown):
+            await backend.ping()
+        assert await guard.read("k") == (b"second", 2)
+        await guard.write("k", "second", 2)
+        with pytest.raises(ar.StaleFence):
+            await guard.write("k", "first", 1)
+
+
+async def test_cancelled_by_an_anyio_scope(redis_backend: RedisBackend) -> None:
+    """A scope that is cancelled in the body, or runs out: the lock is free, and the scope knows."""
+    lock = ar.Lock("a", ttl=0.5, backend=redis_backend)
+    with anyio.CancelScope() as scope:
+        async with lock:
+            scope.cancel()
+    assert await lock.holder() is None
+    with anyio.move_on_after(0.2) as scope:
+        async with lock:
+            await asyncio.sleep(10)
+    assert scope.cancelled_caught
+    assert await lock.holder() is None
+    async with lock as lease:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await asyncio.sleep(1)
+        lease.check()
+    assert await lock.holder() is None
