@@ -32,9 +32,10 @@ all when a majority is away. Where one Redis with replicas and a guard is not en
 When the store is down: acquiring raises the `BackendError`, for all who wait in this process; what is held is
 renewed again and again until it is lost; what cannot be released is free after its ttl.
 
-What not to do: hold a lock for as long as a user thinks; block the event loop while holding one; write
-without the fence where a second writer would do harm; take one lock while holding another (`Lock.all`); make
-the ttl shorter than a pause of your process; use the in-memory lock for what other processes touch.
+What not to do: hold a lock for as long as a user thinks; forget a lease (it is renewed until it is released);
+block the event loop while holding one; write without the fence where a second writer would do harm; take one
+lock while holding another (`Lock.all`); make the ttl shorter than a pause of your process; use the in-memory
+lock for what other processes touch.
 """
 
 from aresilience.lock.election import Leader, LeaderElection, Leadership

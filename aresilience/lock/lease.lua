@@ -223,7 +223,7 @@ local function general()
         call('HSET', k.facts, e.token, table.concat({int(fence), int(now), int(e.ttl), e.text}, ' '))
         at_least(k.many, math.ceil(e.ttl / 1000))
         at_least(k.facts, math.ceil(e.ttl / 1000))
-        if e.kind == PERMIT then tell(e, k) end      -- another may be free
+        if e.kind == PERMIT and call('ZCARD', k.many) < e.permits then tell(e, k) end   -- another is free
       else
         local before = e.verb == TAKE and holder(k.one)
         keep(k.one, {token = e.token, fence = fence, since = now, ttl = e.ttl, delay = e.delay,
