@@ -136,9 +136,9 @@ class RedisLeaseStore:
 
 
 class _Asked:
-    """One verb for one ask. `must`: it is sent even if nobody waits for its answer any more."""
+    """One verb for one ask. `must`: it is sent even if whoever waits for its answer is cancelled."""
 
-    __slots__ = ("_must", "_numbers", "_words", "clock", "future", "keys", "sent", "store")
+    __slots__ = ("_numbers", "_words", "clock", "future", "keys", "sent", "store")
 
     def __init__(
         self, store: RedisLeaseStore, ask: Ask, verb: int, *, waits: bool = False, must: bool = False
@@ -148,7 +148,6 @@ class _Asked:
         loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = Uncut(loop=loop) if must else loop.create_future()
         self.sent = 0.0
-        self._must = must
         keys, per = store.keys(ask), store.per_name(ask)
         if per == 2 and verb in (_RENEW, _RELEASE, _TELL, _LOOK):
             keys, per = keys[::2], 1
@@ -161,7 +160,7 @@ class _Asked:
         self._words: tuple[Argument, ...] = (self._numbers, ask.token, text)
 
     def wanted(self) -> bool:
-        return self._must or not self.future.done()
+        return not self.future.done()
 
     def args(self) -> Sequence[Argument]:
         """Now it leaves."""

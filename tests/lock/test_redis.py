@@ -639,6 +639,33 @@ async def test_a_lost_reply_of_a_guarded_write_is_one_write(
             await guard.write("k", "first", 1)
 
 
+async def answers(backend: ar.Backend) -> bool:
+    """Whether it works again."""
+    try:
+        return await backend.ping() > 0
+    except ar.BackendError:
+        return False
+
+
+async def test_a_release_that_was_not_sent_is_never_sent(
+    proxy: FaultProxy, redis_server: RedisServer
+) -> None:
+    """Told `NotSent`, it does not happen later either: what is acquired again with the token stays."""
+    async with await faulty(proxy, 0.2) as backend:
+        lock = ar.Lock("a", ttl=30.0, backend=backend)
+        lease = await lock.acquire()
+        proxy.black_hole()
+        proxy.cut()
+        with pytest.raises(ar.NotSent):
+            await lease.release()
+        await proxy.heal()
+        await eventually(lambda: answers(backend))
+        await asyncio.sleep(0.1)
+        assert await lock.holder() is not None
+        await lease.release()
+        assert await lock.holder() is None
+
+
 async def test_cancelled_by_an_anyio_scope(redis_backend: RedisBackend) -> None:
     """A scope that is cancelled in the body, or runs out: the lock is free, and the scope knows."""
     lock = ar.Lock("a", ttl=0.5, backend=redis_backend)
