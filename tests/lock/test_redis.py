@@ -656,6 +656,7 @@ async def test_a_release_that_was_not_sent_is_never_sent(
         lease = await lock.acquire()
         proxy.black_hole()
         proxy.cut()
+        await asyncio.sleep(0.1)  # it has seen that
         with pytest.raises(ar.NotSent):
             await lease.release()
         await proxy.heal()
