@@ -10,8 +10,9 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
-__all__ = ["LoopClock", "reader", "wall"]
+__all__ = ["LoopClock", "lease_reader", "reader", "wall"]
 
 
 def reader(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
@@ -19,6 +20,18 @@ def reader(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     if getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time:
         return time.monotonic  # what it would call: half the price
     return loop.time
+
+
+def lease_reader(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The function that reads the age of leases on `loop`: its own clock, or one that runs through a suspend.
+
+    A machine that sleeps stops the monotonic clock, and not the server's: where the platform has
+    CLOCK_BOOTTIME that is read instead. A loop with a clock of its own (virtual time) keeps it.
+    """
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    if boot is None or abs(loop.time() - time.monotonic()) > 1.0:
+        return loop.time
+    return partial(time.clock_gettime, boot)
 
 
 def wall() -> datetime:

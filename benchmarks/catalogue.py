@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from benchmarks import crowds, in_process, limiters, limiters_growth, limiters_memory, memory, over_redis
+from benchmarks import (
+    crowds,
+    in_process,
+    limiters,
+    limiters_growth,
+    limiters_memory,
+    locks,
+    locks_many,
+    memory,
+    over_redis,
+)
 from benchmarks.fresh import Sampled
 from benchmarks.harness import Benchmark
 
@@ -16,6 +26,8 @@ ALL: tuple[Benchmark, ...] = (
     *memory.COUNTS,
     *limiters_memory.COUNTS,
     *over_redis.ALL,
+    *locks.ALL,
+    *locks_many.ALL,
 )
 
 SAMPLED: dict[str, Sampled] = {each.name: each for each in ALL if isinstance(each, Sampled)}

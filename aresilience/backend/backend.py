@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from aresilience import arguments
+from aresilience.backend.leases import Keeper
 
 __all__ = ["Backend", "to_the_end"]
 
@@ -32,12 +33,22 @@ class Backend(ABC):
         self.deadline = arguments.duration(f"{kind}: deadline", deadline)
         self._entered = False
         self._shared: dict[tuple[str, str], Any] = {}
+        self._local: dict[str, Any] = {}
+        self.keeper = Keeper()
+        """Renews what this process holds on this backend."""
 
     def shared(self, kind: str, name: str, make: Callable[[], T]) -> T:
         """The store of that kind and name on this backend, made when it is first asked for."""
         found: T | None = self._shared.get((kind, name))
         if found is None:
             found = self._shared[kind, name] = make()
+        return found
+
+    def local(self, kind: str, make: Callable[[], T], *, until: Callable[[T], bool]) -> T:
+        """What this process keeps beside the stores, until `until` says no, or the backend is closed."""
+        found: T | None = self._local.get(kind)
+        if found is None or until(found):
+            found = self._local[kind] = make()
         return found
 
     async def __aenter__(self: B) -> B:
@@ -59,9 +70,14 @@ class Backend(ABC):
         traceback: TracebackType | None,
     ) -> None:
         try:
-            await self._close()
+            await self.keeper.close(self.deadline)
         finally:
-            self._entered = False
+            try:
+                await self._close()
+                await self.keeper.settled(self.deadline)
+            finally:
+                self._entered = False
+                self._local.clear()
 
     @abstractmethod
     async def ping(self) -> float:

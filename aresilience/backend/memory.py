@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 from aresilience import arguments
 from aresilience.backend.backend import Backend
 
 __all__ = ["MemoryBackend"]
+
+_OWN = "aresilience_memory"
+"""The loop's attribute that holds its own memory."""
 
 
 class MemoryBackend(Backend):
@@ -25,6 +29,17 @@ class MemoryBackend(Backend):
     ) -> None:
         super().__init__(prefix=prefix, deadline=deadline)
         self.max_keys = arguments.count("MemoryBackend: max_keys", max_keys)
+
+    @classmethod
+    def of_this_loop(cls) -> MemoryBackend:
+        """The process's own memory, for what has to be shared by name without a backend: one for each event
+        loop, which goes when the loop goes."""
+        loop = asyncio.get_running_loop()
+        found: MemoryBackend | None = getattr(loop, _OWN, None)
+        if found is None:
+            found = cls()
+            setattr(loop, _OWN, found)
+        return found
 
     async def ping(self) -> float:
         return 0.0

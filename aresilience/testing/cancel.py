@@ -140,6 +140,8 @@ class _Sweep(Generic[S]):
         if cut is None:
             if task.cancelled() or task.exception() is not None:
                 self.faults.append(f"{driver}: ended with {_ending(task)}")
+        elif driver.points < cut.point:
+            driver.missed = True
         elif not task.cancelled() and not driver.missed:
             self.faults.append(f"{driver}: the cancel was lost: {_ending(task)}")
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -173,7 +175,7 @@ class _Driver:
         self.points = 0
         self.where = ""
         self.missed = False
-        """It ended before the cancel came, because the loop shuffles what is ready."""
+        """It ended before the cancel came, because the loop shuffles what is ready, or its time is real."""
 
     def __str__(self) -> str:
         return f"{self._cut or 'undisturbed'}{self.where}"

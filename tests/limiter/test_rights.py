@@ -24,7 +24,7 @@ RULE = re.search(r"^ACL SETUSER service (.+)$", README.read_text(), re.MULTILINE
 
 
 async def test_v6_the_rights_in_the_readme_are_enough(start_redis: Callable[..., RedisServer]) -> None:
-    """V6: limits of every algorithm, reservations, a shared breaker and its news work under that user alone."""
+    """V6: limits of every algorithm, reservations, a shared breaker and its news, all kinds of locks work."""
     assert RULE is not None
     server = start_redis()
     assert server.command("ACL", "SETUSER", "service", *RULE[1].split()) == "OK"
@@ -45,6 +45,25 @@ async def test_v6_the_rights_in_the_readme_are_enough(start_redis: Callable[...,
         await one.isolate()
         while two.state is not ar.BreakerState.ISOLATED:
             await asyncio.sleep(0.002)
+        async with (
+            ar.Lock("a", backend=backend, wait_replicas=0),
+            ar.Lock("b", fair=True, backend=backend),
+            ar.Semaphore("c", permits=2, ttl=1.0, backend=backend) as permit,
+            ar.ReadWriteLock("d", backend=backend).write(),
+            ar.LeaderElection("e", backend=backend).campaign() as leadership,
+        ):
+            await leadership.proclaim("here")
+            for name in "ab":
+                assert await ar.Lock(name, fair=name == "b", backend=other).try_acquire() is None
+                assert await ar.Lock(name, backend=other).holder() is not None
+            assert await ar.ReadWriteLock("d", backend=other).read().try_acquire() is None
+            guard = ar.FencedGuard("f", backend=backend)
+            await guard.write("k", "v", permit)
+            assert (await guard.read("k"))[0] == b"v"
+            await asyncio.sleep(1.2)
+            permit.check()
+        with pytest.raises(ar.Refused, match="0 of 1 replicas"):
+            await ar.Lock("g", wait_replicas=1, backend=backend).acquire()
         await two.reset()
         while one.state is not ar.BreakerState.CLOSED:
             await asyncio.sleep(0.002)

@@ -179,7 +179,46 @@ class Audit(ar.Policy):
         return audited
 
 
+# Locks
+
+
+async def locks(backend: ar.Backend) -> None:
+    """Leases, and what is made of them."""
+    lock = ar.Lock("a", ttl=30.0, wait=None, fair=True, on_lost="flag", backend=backend)
+    async with lock as lease:
+        assert_type(lease, ar.Lease)
+        assert_type(lease.fence, int)
+        assert_type(lease.remaining, float)
+        assert_type(lease.lost, bool)
+        lease.check()
+    assert_type(await lock.acquire(timeout=1), ar.Lease)
+    assert_type(await lock.try_acquire(), ar.Lease | None)
+    assert_type(await lock.take_over(), ar.Lease)
+    assert_type(await lock.holder(), ar.Holder | None)
+    assert_type(ar.Lock.all("a", "b", group="g"), ar.Lock)
+    async with ar.Semaphore("a", permits=3, backend=backend) as permit:
+        assert_type(permit, ar.Lease)
+    async with ar.ReadWriteLock("a").read() as reading, ar.ReadWriteLock("b").write() as writing:
+        assert_type(reading, ar.Lease)
+        assert_type(writing, ar.Lease)
+    election = ar.LeaderElection("a", candidate="me", backend=backend)
+    async with election.campaign(metadata="x") as leadership:
+        assert_type(leadership, ar.Leadership)
+        await leadership.proclaim("y")
+        await leadership.resign()
+    assert_type(await election.leader(), ar.Leader | None)
+    async for leader in election.observe():
+        assert_type(leader, ar.Leader | None)
+    guard = ar.FencedGuard("a", backend=backend)
+    await guard.write("k", b"v", lease)
+    assert_type(await guard.read("k", 7), tuple[bytes | None, int])
+
+
 # Wrong uses
+
+ar.Lock(7)  # type: ignore[arg-type]
+ar.Lock("a", on_lost="shout")  # type: ignore[arg-type]
+ar.Semaphore("a")  # type: ignore[call-arg]
 
 ar.Timeout()  # type: ignore[call-arg]
 ar.Timeout("1")  # type: ignore[arg-type]
