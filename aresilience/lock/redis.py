@@ -22,7 +22,7 @@ from zlib import crc32
 
 from aresilience.backend.leases import Confirmation, Keeper
 from aresilience.backend.redis import RedisBackend, Script
-from aresilience.backend.redis.commands import Argument
+from aresilience.backend.redis.commands import Argument, Batch
 from aresilience.errors import BackendError, ConfigurationError
 from aresilience.lock.machine import Ask, Busy, Holder, Kind
 from aresilience.lock.store import Grant, HasAsk, Uncut, Wake
@@ -138,7 +138,9 @@ class RedisLeaseStore:
 class _Asked:
     """One verb for one ask. `must`: it is sent even if whoever waits for its answer is cancelled."""
 
-    __slots__ = ("_numbers", "_words", "clock", "future", "keys", "sent", "store")
+    __slots__ = ("_numbers", "_words", "batch", "clock", "future", "keys", "sent", "store")
+
+    batch: Batch
 
     def __init__(
         self, store: RedisLeaseStore, ask: Ask, verb: int, *, waits: bool = False, must: bool = False

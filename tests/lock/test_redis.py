@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from fixtures import both_versions
+from redis_fixtures import both_versions
 from servers import eventually
 
 import aresilience as ar
