@@ -20,7 +20,10 @@ The protected shop makes promises (`promises.py`); the exit status is 0 only if 
 - of the greedy user's requests no window has more than the limit allows, for all processes together;
 - Retry-After is honoured: back exactly when told, the greedy user is let in, 99 times of 100;
 - every refusal has a Retry-After of at least 1 s;
-- no other visitor is refused.
+- no other visitor is refused;
+- of the job that books the takings (`books.py`) every unit is done once, though three workers could do it, and
+  the one that leads is killed;
+- one other takes over within the ttl of the election and a second.
 
 To add a pattern: its routes in `service.py`, its policy in `protection.py`, its promise in
 `promises.py`.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import accumulate, pairwise
 
-__all__ = ["Answer", "Kind", "Knock", "Side", "Window", "fullest", "percentile", "share"]
+__all__ = ["Answer", "Entry", "Kind", "Knock", "Side", "Window", "fullest", "percentile", "share"]
 
 
 class Kind(enum.Enum):
@@ -60,6 +60,16 @@ class Knock:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """A unit of the shop's takings was booked at `at`, by whom and under which fence."""
+
+    unit: int
+    by: str
+    fence: int | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """Some time in which so many were let in, where `allowed` were allowed."""
 
@@ -84,6 +94,10 @@ class Side:
     """How often it went on without its store."""
     knocks: list[Knock] = field(default_factory=list)
     """What the greedy user did."""
+    books: list[Entry] = field(default_factory=list)
+    """What was booked, in that order,"""
+    killed: tuple[float, str] = (math.nan, "")
+    """and when which of the workers was killed."""
 
     def between(self, begin: float, end: float) -> list[Answer]:
         """The answers to those who came then, whenever they were answered."""
@@ -98,6 +112,16 @@ class Side:
         changes = [(0.0, "closed"), *self.states, (end, "")]
         for (begin, state), (until, _) in pairwise(changes):
             yield begin, until, state
+
+    def leaders(self) -> list[tuple[str, float, float]]:
+        """Who kept the books from when to when, one after the other."""
+        terms: list[tuple[str, float, float]] = []
+        for entry in self.books:
+            if terms and terms[-1][0] == entry.by:
+                terms[-1] = (entry.by, terms[-1][1], entry.at)
+            else:
+                terms.append((entry.by, entry.at, entry.at))
+        return terms
 
     def peak(self) -> int:
         """The most visitors that waited at once."""

@@ -1,4 +1,4 @@
-"""The day as a picture: what visitors saw, what the breaker did, what the inventory had to bear."""
+"""The day as a picture: what visitors saw, what the breaker did, who led, what the inventory had to bear."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _STYLE: dict[Any, Any] = {
 def draw(plain: Side, protected: Side, path: Path) -> None:
     """Draw both sides into `path`; its suffix says whether PNG or SVG."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 9), layout="constrained")
-        rows = figure.subplots(5, 1, sharex=True, height_ratios=[4, 4, 0.55, 0.55, 2.2])
+        figure = Figure(figsize=(11, 9.7), layout="constrained")
+        rows = figure.subplots(6, 1, sharex=True, height_ratios=[4, 4, 0.55, 0.55, 0.55, 2.2])
         for axes in rows:
             _shade(axes)
         _name_phases(rows[0])
@@ -46,8 +46,9 @@ def draw(plain: Side, protected: Side, path: Path) -> None:
             _answers(axes, side)
         _breaker(rows[2], protected)
         _greed(rows[3], protected)
-        _calls(rows[4], (plain, protected))
-        rows[4].set_xlabel("seconds of the day")
+        _leaders(rows[4], protected)
+        _calls(rows[5], (plain, protected))
+        rows[5].set_xlabel("seconds of the day")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)
 
@@ -122,6 +123,21 @@ def _greed(axes: Axes, side: Side) -> None:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_title("the greedy user at the protected shop", loc="left", weight="bold", fontsize=11)
+    _legend(axes)
+
+
+def _leaders(axes: Axes, side: Side) -> None:
+    """Who kept the books, a stroke for each unit; and when the leader was killed."""
+    colours = (_BLUE, _AMBER, _GREEN)
+    for n, (name, begin, end) in enumerate(side.leaders()):
+        times = [entry.at for entry in side.books if begin <= entry.at <= end]
+        axes.vlines(times, 0, 1, color=colours[n % 3], linewidth=2.4, label=f"{name}: {len(times)}")
+    died, _ = side.killed
+    axes.plot([died], [0.5], "x", color=_RED, markersize=5, markeredgewidth=1.8, label="leader killed")
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    title = "the protected shop's books: one worker at a time"
+    axes.set_title(title, loc="left", weight="bold", fontsize=11)
     _legend(axes)
 
 

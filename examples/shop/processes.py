@@ -18,6 +18,7 @@ class Processes:
 
     def __init__(self) -> None:
         self._running: list[Process] = []
+        self._serving: dict[str, Process] = {}
 
     async def __aenter__(self) -> Processes:
         return self
@@ -36,7 +37,13 @@ class Processes:
             port = await process.stdout.readline()
         if not port:
             raise RuntimeError(f"{module} ended before it served anything")
-        return f"http://127.0.0.1:{int(port)}"
+        url = f"http://127.0.0.1:{int(port)}"
+        self._serving[url] = process
+        return url
+
+    def kill(self, url: str) -> None:
+        """End a process at once: nothing of what it would do at its end is done."""
+        self._serving[url].kill()
 
     async def __aexit__(
         self,

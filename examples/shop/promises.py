@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from examples.shop.books import TTL, UNITS
 from examples.shop.figures import Kind, Side, fullest, percentile, share
 from examples.shop.protection import AT_ONCE, PER_MINUTE
 from examples.shop.script import LENGTH, OUTAGE, RECOVERY, span
@@ -49,6 +50,7 @@ def promises(plain: Side, protected: Side) -> Iterator[Promise]:
         yield Promise(text, f"{fresh:.2%}", fresh >= least)
 
     yield from _limits(protected)
+    yield from _books(protected)
 
 
 def _breaker(protected: Side) -> Iterator[Promise]:
@@ -91,4 +93,21 @@ def _limits(protected: Side) -> Iterator[Promise]:
         "other visitors refused: none",
         f"{others} of {len(protected.answers)}",
         bool(protected.answers) and others == 0,
+    )
+
+
+def _books(protected: Side) -> Iterator[Promise]:
+    units = [entry.unit for entry in protected.books]
+    yield Promise(
+        f"each quarter second booked once, in order: {UNITS}",
+        f"{len(set(units))}, {len(units) - len(set(units))} of them again",
+        units == list(range(UNITS)),
+    )
+    died, name = protected.killed
+    terms = protected.leaders()
+    after = [begin - died for by, begin, _ in terms if by != name and begin > died]
+    yield Promise(
+        f"leader killed: one other takes over within {TTL + 1:g} s",
+        f"{len(after)} did, after {after[0]:.2f} s" if after else "nobody did",
+        len(after) == 1 and after[0] <= TTL + 1,
     )

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.table import Table
 
+from examples.shop.books import UNITS
 from examples.shop.figures import Answer, Kind, Knock, Side, percentile, share
 from examples.shop.promises import Promise
 from examples.shop.protection import AT_ONCE, PER_MINUTE
 from examples.shop.script import DAY, OUTAGE, span
 
-__all__ = ["by_phase", "events", "greed", "promised", "punctuality", "side_by_side"]
+__all__ = ["books", "by_phase", "events", "greed", "promised", "punctuality", "side_by_side"]
 
 
 def side_by_side(console: Console, sides: list[Side]) -> None:
@@ -79,6 +80,22 @@ def greed(console: Console, sides: list[Side]) -> None:
     }
     for name, of_these in rows.items():
         table.add_row(name, *(str(sum(map(of_these, side.knocks))) for side in sides))
+    console.print(table)
+
+
+def books(console: Console, sides: list[Side]) -> None:
+    """What the periodic job did."""
+    table = Table(title=f"the books: {UNITS} units", title_justify="left", title_style="bold")
+    table.add_column("")
+    for side in sides:
+        table.add_column(side.name, justify="right")
+    rows: dict[str, Callable[[Side], object]] = {
+        "booked": lambda side: len({entry.unit for entry in side.books}),
+        "booked again": lambda side: len(side.books) - len({e.unit for e in side.books}),
+        "killed": lambda side: f"{side.killed[1]} at {side.killed[0]:.1f} s",
+    }
+    for name, cell in rows.items():
+        table.add_row(name, *(str(cell(side)) for side in sides))
     console.print(table)
 
 

@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-__all__ = ["DAY", "LENGTH", "OUTAGE", "RECOVERY", "Fate", "Ill", "Phase", "fate", "phase_at", "span"]
+__all__ = [
+    "DAY",
+    "KILL",
+    "LENGTH",
+    "OUTAGE",
+    "RECOVERY",
+    "Fate",
+    "Ill",
+    "Phase",
+    "fate",
+    "phase_at",
+    "span",
+]
 
 
 class Ill(enum.Enum):
@@ -56,6 +68,8 @@ DAY = (
 )
 _ENDS = tuple(accumulate(phase.seconds for phase in DAY))
 LENGTH = _ENDS[-1]
+KILL = 12.6
+"""Second of the day at which the worker is killed that keeps the books."""
 
 
 def span(name: str) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The breaker's day as one line of characters, with the phases under it."""
+"""The day of the breaker and of the leaders as lines of characters, with the phases under them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,18 @@ def timeline(console: Console, side: Side) -> None:
         begin, end = cell * LENGTH / width, (cell + 1) * LENGTH / width
         here = [state for since, until, state in spans if since < end and until > begin]
         line.append(*_LOOKS[max(here, key=ranks.index)])
+    leaders = Text("·" * width, "dim")
+    for name, begin, end in side.leaders():
+        first, last = (min(width - 1, round(t * width / LENGTH)) for t in (begin, end))
+        leaders = (
+            leaders[:first] + Text(name[: last - first].ljust(last - first, "─"), "blue") + leaders[last:]
+        )
     for phase in DAY:
         first, last = (round(t * width / LENGTH) for t in span(phase.name))
         names.append(f"│{phase.name}"[: last - first].ljust(last - first))
     legend = Text().append("the breaker: ", "bold")
     for state, (char, colour) in _LOOKS.items():
         legend.append(char, colour).append(f" {state}  ")
-    console.print(legend, line, names, sep="\n", no_wrap=True)
+    console.print(
+        legend, line, Text("who keeps the books:", "bold"), leaders, names, sep="\n", no_wrap=True
+    )

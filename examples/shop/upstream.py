@@ -1,4 +1,4 @@
-"""The inventory service, which has the bad day."""
+"""What the shop stands on: the inventory service, which has the bad day, and the ledger, which has not."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from examples.shop.ledger import Ledger
 from examples.shop.script import DAY, Ill, fate, phase_at
 from examples.shop.serve import serve
 
@@ -59,6 +60,7 @@ class Inventory:
                 Route("/stock/{sku}", self.stock),
                 Route("/begin", self.begin, methods=["POST"]),
                 Route("/stats", self.stats),
+                *Ledger().routes(),
             ]
         )
 
