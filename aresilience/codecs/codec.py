@@ -126,7 +126,9 @@ def codec_for(annotation: Any = inspect.Signature.empty) -> Codec[Any]:
     """The codec for results that are annotated so. Raises `TypeError` if there is none."""
     if annotation is bytes:
         return BytesCodec()
-    return JsonCodec(Any if annotation is inspect.Signature.empty else annotation)
+    if annotation is inspect.Signature.empty or isinstance(annotation, TypeVar):
+        return JsonCodec()
+    return JsonCodec(annotation)
 
 
 def checked_codec(where: str, codec: object) -> None:

@@ -52,6 +52,34 @@ class _Arguments:
             ) from error
 
 
+class _Fields:
+    """The codec of an exception that is a dataclass: its fields, and how many of them are its arguments."""
+
+    __slots__ = ("_json", "_kind")
+
+    name = "fields"
+    version = 1
+
+    def __init__(self, kind: type[Exception]) -> None:
+        self._kind = kind
+        self._json: JsonCodec[Any] = JsonCodec(kind)
+
+    def encode(self, value: Exception) -> bytes:
+        """Its fields."""
+        data = b"%d:%s" % (len(value.args), self._json.encode(value))
+        if self.decode(data).args != value.args:
+            raise NotStorable(f"{self._kind.__name__} would not come back as it is: pass a codec for it")
+        return data
+
+    def decode(self, data: bytes) -> Exception:
+        """Made anew."""
+        count, _, rest = data.partition(b":")
+        error: Exception = self._json.decode(rest)
+        names = [field.name for field in dataclasses.fields(error) if field.init]  # type: ignore[arg-type]
+        error.args = tuple(getattr(error, name) for name in names[: int(count) if count.isdigit() else 0])
+        return error
+
+
 def _facts(error: Exception) -> dict[str, Any]:
     """Its attributes, but for notes, which anybody may add on its way up."""
     return {name: value for name, value in vars(error).items() if name != "__notes__"}
@@ -74,7 +102,7 @@ class Failures:
                 raise ValueError(f"{where} has two types named {name!r}: they could not be told apart")
             self._names[name] = kind
             self._codecs[kind] = codec or (
-                JsonCodec(kind) if dataclasses.is_dataclass(kind) else _Arguments(kind)
+                _Fields(kind) if dataclasses.is_dataclass(kind) else _Arguments(kind)
             )
 
     def __contains__(self, error: BaseException) -> bool:

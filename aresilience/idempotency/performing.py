@@ -84,13 +84,14 @@ class Performer:
             return False
         claim.found_out = False
         await self._reconcile(claim)
-        claim.found_out = True
         if claim.ending is Ending.DONE:
             return True
         if claim.ending is not None:
+            claim.ending = None
             raise RuntimeError(
                 "a reconcile function calls claim.complete(result), returns for the work to be run, or raises"
             )
+        claim.found_out = True
         return False
 
     async def leave_with(self, held: Held, ending: Ending, value: bytes) -> None:

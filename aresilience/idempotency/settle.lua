@@ -46,6 +46,7 @@ if token == '' then
 end
 if gone then
   if not kept then
+    remove()
     return {nonce, 1}
   end
 elseif r[2] ~= token then
