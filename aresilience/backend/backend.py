@@ -81,6 +81,11 @@ class Backend(ABC):
         try:
             if self._finishing:
                 await to_the_end(self._finish())
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        try:
             self.keeper.close()  # while there is still a way to give it back
             await self._close()
             await self.keeper.settled(self.deadline)

@@ -126,7 +126,7 @@ class Claims:
             told = "unprotected" if held.lease is None else "tries again"
             self._degraded(error, told)
             if held.lease is not None:
-                self._backend.keeper.aside(self._insist(held, ending, value))
+                self.aside(self._insist(held, ending, value))
             return True
         self._dropped(held)
         if counts and ending.kept:
@@ -137,8 +137,8 @@ class Claims:
         return counts or held.lease is None
 
     def aside(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Have something done for which nobody can wait."""
-        self._backend.keeper.aside(work)
+        """Have something done for which nobody can wait; closing the backend does, for a moment."""
+        self._backend.finish(work, within=self._backend.deadline)
 
     async def look(self, ident: str) -> Standing:
         """How it stands."""
@@ -201,7 +201,7 @@ class Claims:
             return held
         self._degraded(error, "raised")
         if isinstance(error, OutcomeUnknown):
-            self._backend.keeper.aside(self._insist(held, Ending.UNDONE, b""))
+            self.aside(self._insist(held, Ending.UNDONE, b""))
         raise error
 
     async def _settle(self, held: Held, ending: Ending, value: bytes) -> bool:

@@ -534,8 +534,8 @@ async def test_a_store_that_is_gone_for_long_leaves_the_key_abandoned() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_by_seed_whatever_the_store_does_effects_happen_once(seed: int) -> None:
-    """Faults in a third of all calls, cancelled callers, then peace: at most one effect for each key, one answer
-    for all who have one, and nothing is held any more."""
+    """Faults in a third of all calls, cancelled callers, then peace: at most one effect for each key, one
+    answer for all who have one, and nothing is held any more."""
     backend = FaultyBackend(seed=seed, rate=0.33)
     idem = ar.Idempotency(name="x", lease=10.0, ttl=10_000.0, on_abandoned="refuse", backend=backend)
     effects: dict[str, int] = {}
