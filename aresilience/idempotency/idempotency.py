@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import timedelta
@@ -18,6 +19,7 @@ from aresilience.idempotency.claims import Claims, Rules
 from aresilience.idempotency.facts import CallReplayed, InFlight, KeyState
 from aresilience.idempotency.failures import Failures, StoreErrors
 from aresilience.idempotency.fingerprint import Key, fingerprint_of, record_id
+from aresilience.idempotency.making import operation_of, reconciler, seconds
 from aresilience.idempotency.manual import Claiming
 from aresilience.idempotency.performing import Performer, Reconcile
 from aresilience.idempotency.record import Answer, RecordState, Standing
@@ -30,7 +32,6 @@ __all__ = ["Idempotency"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_LEAST, _MOST = 0.001, 1e9
 
 
 class Idempotency(Policy):
@@ -66,11 +67,11 @@ class Idempotency(Policy):
         "_codec",
         "_codecs",
         "_fingerprint",
-        "_finishes",
         "_key",
         "_performer",
         "_rules",
         "_within",
+        "finishes",
     )
 
     layer = Layer.IDEMPOTENCY
@@ -105,7 +106,7 @@ class Idempotency(Policy):
         arguments.choice(f"{kind}: in_flight", in_flight, ("wait", "raise"))
         arguments.choice(f"{kind}: on_cancel", on_cancel, ("finish", "release", "unknown"))
         arguments.choice(f"{kind}: on_store_error", on_store_error, ("raise", "run"))
-        reconcile = _reconciler(on_abandoned)
+        reconcile = reconciler(on_abandoned)
         checked_codec(f"{kind}: codec", codec)
         self._codec = codec
         self._codecs: WeakKeyDictionary[Callable[..., Any], Codec[Any]] = WeakKeyDictionary()
@@ -115,14 +116,15 @@ class Idempotency(Policy):
         )
         self._rules = Rules(
             self.name,
-            _seconds("ttl", ttl),
-            _seconds("lease", lease),
+            seconds("ttl", ttl),
+            seconds("lease", lease),
             in_flight == "wait",
             arguments.duration(f"{kind}: wait", wait, zero=True),
             on_abandoned != "refuse",
             on_store_error == "run",
         )
-        self._finishes = on_cancel == "finish"
+        self.finishes = on_cancel == "finish"
+        """Whether the work goes on when its caller is cancelled."""
         self._within = arguments.duration(f"{kind}: finish_within", finish_within, zero=True)
         self._clock = LoopClock()
         self._backend = MemoryBackend() if backend is None else backend
@@ -161,9 +163,28 @@ class Idempotency(Policy):
         the name of the function must be, always. Raises what `fn` raises, `InFlight`, `KeyReused`, `Abandoned`,
         `AnswerLost`, `ClaimLost`, and `BackendError` where the policy is to raise it.
         """
-        marks = fingerprint_of(_operation(fn), fingerprint)
+        marks = fingerprint_of(operation_of(fn), fingerprint)
         call = functools.partial(fn, *args, **kwargs)
         return await self._call(record_id(self.name, key), marks, self._codec_of(fn), call)
+
+    async def once(
+        self,
+        key: Key,
+        call: Callable[[], Awaitable[T]],
+        /,
+        *,
+        codec: Codec[T],
+        operation: str = "",
+        fingerprint: object = None,
+    ) -> T:
+        """`run` for those who know better how their result is kept, and what their work is called."""
+        marks = fingerprint_of(operation, fingerprint)
+        return await self._call(record_id(self.name, key), marks, codec, call)
+
+    def go_on(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task for work that is to go on when the caller is cancelled; closing the backend waits for it, for
+        `finish_within` seconds. Somebody has to look at how it ended."""
+        return self._backend.finish(work, within=self._within)
 
     async def _call(
         self, ident: str, fingerprint: str, codec: Codec[T], call: Callable[[], Awaitable[T]]
@@ -177,7 +198,7 @@ class Idempotency(Policy):
             return answer  # type: ignore[no-any-return]
         claim: Claim[T] = Claim(self.name, found, outer)
         work = self._performer.perform(claim, found, call, codec)
-        if self._finishes:
+        if self.finishes:
             return await self._performer.alone(self._backend, work, self._within)
         return await work
 
@@ -228,7 +249,7 @@ class Idempotency(Policy):
         fingerprint: Callable[..., object] | None,
     ) -> Callable[P, Coroutine[Any, Any, T]]:
         """`fn` once for each key."""
-        operation = _operation(fn)
+        operation = operation_of(fn)
         codec = self._codec_if_known(fn)
 
         async def once(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -365,31 +386,3 @@ class _Keyed(Policy):
 
     def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         return self._idempotency.keyed(fn, self._key, self._fingerprint)
-
-
-def _operation(fn: Callable[..., Any]) -> str:
-    """The name of the work, in every process that does it."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
-
-
-def _seconds(option: str, value: float | timedelta) -> float:
-    """At least a millisecond, and at most what a script can count."""
-    seconds = arguments.duration(f"Idempotency: {option}", value)
-    if not _LEAST <= seconds <= _MOST:
-        raise ValueError(
-            f"Idempotency: {option} must be from {_LEAST:g} to {_MOST:g} seconds, got {seconds:g}"
-        )
-    return seconds
-
-
-def _reconciler(on_abandoned: object) -> Reconcile | None:
-    if on_abandoned in ("rerun", "refuse"):
-        return None
-    if not callable(on_abandoned) or not arguments.answers_later(on_abandoned):
-        raise ValueError(
-            "Idempotency: on_abandoned must be 'rerun', 'refuse' or an async function of the claim, "
-            f"got {on_abandoned!r}"
-        )
-    return on_abandoned

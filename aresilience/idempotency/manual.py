@@ -99,10 +99,8 @@ class Claiming(Generic[T]):
             await self._left_without_a_word(held, error)
         elif error is None:
             await self._end(held, claim)
-        elif isinstance(error, GeneratorExit):
-            self._performer.leave_aside(held, *self._ending(claim))
         else:
-            await self._performer.leave_after(held, *self._ending(claim), error)
+            await self._performer.leave_after(held, *self._performer.said(claim, self._codec), error)
 
     async def _left_without_a_word(self, held: Held, error: BaseException | None) -> None:
         if error is not None:
@@ -115,10 +113,4 @@ class Claiming(Generic[T]):
         )
 
     async def _end(self, held: Held, claim: Claim[T]) -> None:
-        await self._performer.leave_with(held, *self._ending(claim))
-
-    def _ending(self, claim: Claim[T]) -> tuple[Ending, bytes]:
-        ending = claim.ending or Ending.ABANDONED
-        if ending is Ending.DONE:
-            return self._performer.packed(self._codec, ending, claim.given)
-        return ending, b""
+        await self._performer.leave_with(held, *self._performer.said(claim, self._codec))

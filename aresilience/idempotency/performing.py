@@ -63,7 +63,7 @@ class Performer:
     async def perform(
         self, claim: Claim[Any], held: Held, call: Callable[[], Awaitable[T]], codec: Codec[T]
     ) -> T:
-        """Run the work, once, and keep what came of it."""
+        """Run the work, once, and keep what came of it; the work itself may have said how it ended."""
         outer = CURRENT.set(claim)
         try:
             if await self.reconciled(claim, held):
@@ -71,11 +71,16 @@ class Performer:
             else:
                 result = await call()
         except BaseException as error:
-            await self.leave_by(held, error, found_out=claim.found_out)
+            if claim.ending is None:
+                await self.leave_by(held, error, found_out=claim.found_out)
+            else:
+                await self.leave_after(held, *self.said(claim, codec), error)
             raise
         finally:
             reset(outer)
-        await self.leave_with(held, *self.packed(codec, Ending.DONE, result))
+        if claim.ending is None:
+            claim.complete(result)
+        await self.leave_with(held, *self.said(claim, codec))
         return result
 
     async def reconciled(self, claim: Claim[Any], held: Held) -> bool:
@@ -102,13 +107,13 @@ class Performer:
     async def leave_by(self, held: Held, error: BaseException, *, found_out: bool = True) -> None:
         """End a claim whose work raised, or which nobody found out about."""
         ending, value = self._judged(error) if found_out else (Ending.ABANDONED, b"")
-        if isinstance(error, GeneratorExit):
-            self.leave_aside(held, ending, value)
-        else:
-            await self.leave_after(held, ending, value, error)
+        await self.leave_after(held, ending, value, error)
 
     async def leave_after(self, held: Held, ending: Ending, value: bytes, error: BaseException) -> None:
         """End a claim after an error, which stays the one that is raised."""
+        if isinstance(error, GeneratorExit):
+            self.leave_aside(held, ending, value)
+            return
         counts = await self._surely(held, ending, value)
         if not counts and ending.kept:
             error.add_note(f"{self._name}: another call took this one over; what came of it was not kept")
@@ -121,10 +126,13 @@ class Performer:
             return  # the loop is gone, and with it whoever renewed the lease
         self._claims.aside(self._claims.leave(held, ending, value))
 
-    def packed(self, codec: Codec[T], ending: Ending, result: T) -> tuple[Ending, bytes]:
-        """What is to be kept of a result: nothing but that it was done, if it cannot be."""
+    def said(self, claim: Claim[Any], codec: Codec[Any]) -> tuple[Ending, bytes]:
+        """How a claim is to end, and what is kept of its result: if it cannot be, only that it was done."""
+        ending = claim.ending or Ending.ABANDONED
+        if ending is not Ending.DONE:
+            return ending, b""
         try:
-            return ending, pack(codec, result, max_bytes=self._max_bytes)
+            return ending, pack(codec, claim.given, max_bytes=self._max_bytes)
         except NotStorable as error:
             return Ending.LOST, self._not_kept(error)
 

@@ -160,8 +160,8 @@ async def test_the_lease_is_renewed_many_at_once(two: Two, redis_server: RedisSe
 async def test_s_every_reply_of_every_script_may_be_lost(
     redis_server: RedisServer, proxy: FaultProxy, two: Two
 ) -> None:
-    """Claim and completion: swallowed, or cut off with their connection, one by one; the effect is there at most
-    once, and the next call with the key has the answer, or runs for the first time."""
+    """Claim and completion: swallowed, or cut off with their connection, one by one; the effect is there at
+    most once, and the next call with the key has the answer, or runs for the first time."""
     whole = ar.Idempotency(name="lost", on_abandoned="refuse", wait=1.0, backend=two[0])
     for nth, fault in itertools.product(range(1, 5), ("swallow", "reset")):
         effects = Effects()
