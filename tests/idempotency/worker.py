@@ -1,4 +1,4 @@
-"""A process of the tests: `python worker.py storm URL N`, or `python worker.py die URL before|after VERB`."""
+"""A process of the tests: `python worker.py storm URL N`, `die URL before|after VERB`, `slow URL`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,29 @@ async def die(url: str, when: str, verb: str) -> None:
         await idem.run("k", effects.work, fingerprint="f")
 
 
+class Slow:
+    """Work during which the process is stopped."""
+
+    async def work(self) -> str:
+        """Say so, and take a while."""
+        print("working", flush=True)
+        await asyncio.sleep(0.3)
+        return "stale"
+
+
+async def slow(url: str) -> None:
+    """Work, and say how it ended."""
+    async with ar.connect(url, deadline=2.0) as backend:
+        idem = ar.Idempotency(name="slow", lease=0.5, backend=backend)
+        try:
+            print(await idem.run("k", Slow().work), flush=True)
+        except ar.ClaimLost as error:
+            print(type(error).__name__, flush=True)
+
+
 if sys.argv[1] == "storm":
     asyncio.run(storm(sys.argv[2], int(sys.argv[3])))
+elif sys.argv[1] == "slow":
+    asyncio.run(slow(sys.argv[2]))
 else:
     asyncio.run(die(*sys.argv[2:]))
