@@ -147,8 +147,10 @@ class Performer:
     async def alone(self, backend: Backend, work: Coroutine[Any, Any, T], within: float) -> T:
         """Await work that goes on if we are cancelled."""
         task = backend.finish(work, within=within)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task.add_done_callback(lambda _: _wake(done))
         try:
-            await asyncio.wait([task])
+            await done
         except BaseException:
             task.add_done_callback(self._finished_alone)
             raise
@@ -182,6 +184,11 @@ class Performer:
             # Told again, if it was told: by its token it counts once.
             await to_the_end(_left(self._claims, held, ending, value))
             raise
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def _left(claims: Claims, held: Held, ending: Ending, value: bytes) -> None:

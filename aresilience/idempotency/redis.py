@@ -31,6 +31,8 @@ _CLAIM = Script.beside(_PACKAGE, "claim.lua")
 _SETTLE = Script.beside(_PACKAGE, "settle.lua")
 _RENEW = Script.beside(_PACKAGE, "renew.lua")
 _OPEN = Script.beside(_PACKAGE, "open.lua")
+_REMEMBERED = 4096
+"""Names of keys that are remembered: each is needed to claim, to renew and to complete."""
 _SHARDS = 64
 """Slots of a cluster over which the records of one name are spread, each with a list of what is open."""
 
@@ -38,12 +40,14 @@ _SHARDS = 64
 class RedisIdempotencyStore:
     """The records of one name on a Redis backend."""
 
-    __slots__ = ("_backend", "_name", "_time", "watches")
+    __slots__ = ("_backend", "_known", "_lists", "_name", "_time", "watches")
 
     def __init__(self, backend: RedisBackend, name: str) -> None:
         self._backend = backend
         self._name = name
         self._time = 0
+        self._known: dict[str, tuple[bytes, bytes]] = {}
+        self._lists = [backend.key("idem-open", name, tag=f"{name}.{shard}") for shard in range(_SHARDS)]
         self.watches = Watches(self._listen)
 
     def set_time(self, micros: int) -> None:
@@ -86,8 +90,7 @@ class RedisIdempotencyStore:
         return bool(reply[0])
 
     async def open_ids(self) -> Sequence[str]:
-        places = [self._open(f"{shard:02x}") for shard in range(_SHARDS)]
-        found = await asyncio.gather(*(self._backend.run(_OPEN, [place], ()) for place in places))
+        found = await asyncio.gather(*(self._backend.run(_OPEN, [place], ()) for place in self._lists))
         return [ident.decode() for ids in found for ident in ids]
 
     def _settle(
@@ -109,15 +112,16 @@ class RedisIdempotencyStore:
     def _listen(self, ident: str, watch: Watch) -> Callable[[], None]:
         return self._backend.listen(_channel(ident), lambda _: watch.pulse(), watch.pulse)
 
-    def _keys(self, ident: str) -> list[bytes]:
-        shard = f"{int(ident[:2], 16) % _SHARDS:02x}"
-        return [self._backend.key("idem", ident, tag=self._tag(shard)), self._open(shard)]
-
-    def _open(self, shard: str) -> bytes:
-        return self._backend.key("idem-open", self._name, tag=self._tag(shard))
-
-    def _tag(self, shard: str) -> str:
-        return f"{self._name}.{shard}"
+    def _keys(self, ident: str) -> tuple[bytes, bytes]:
+        """The record, and the list of what is open that it is on."""
+        found = self._known.get(ident)
+        if found is None:
+            shard = int(ident[:2], 16) % _SHARDS
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            record = self._backend.key("idem", ident, tag=f"{self._name}.{shard}")
+            found = self._known[ident] = (record, self._lists[shard])
+        return found
 
 
 class _Renewal:
