@@ -118,7 +118,7 @@ class Calls:
         )
         report = Report(self.title, header)
         report.notes = [
-            "A round trip is a PING by redis-py, by as many callers, in the same round; µs are for orientation. "
+            "A round trip is a PING by redis-py, by as many callers, in the same round; µs for orientation. "
             "The waiters are "
             f"{_WAITERS} duplicates in another process: how long after the end of the work all had its result "
             f"(p50 of all runs)."

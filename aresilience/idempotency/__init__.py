@@ -23,7 +23,10 @@ what may have been done.
 
 When the store is down: a claim raises, or (`on_store_error="run"`) runs unprotected. Work that is done returns
 its result, which the store is told again for as long as two leases. If that was in vain, the key is abandoned,
-not free.
+not free. Who waits for another's result never runs unprotected.
+
+Work that goes on after its caller was cancelled keeps the caller's ambient deadline: what it begins after that
+is refused.
 
 What not to do: share one name between unrelated things, or a key between users (scope it: `(user, key)`); use
 a lease shorter than the longest pause of the event loop; put it inside a retry, where every attempt would be a

@@ -96,7 +96,7 @@ class Claims:
                 try:
                     standing = await store.claim(ident, ask)
                 except BackendError as error:
-                    return self._without_store(ident, ask, error)
+                    return self._without_store(ident, ask, error, another=watch is not None)
                 if standing.answer is Answer.CLAIMED:
                     return self._taken(ident, ask, standing, sent)
                 self._refused(standing)
@@ -193,10 +193,10 @@ class Claims:
             retry_after=retry_after,
         )
 
-    def _without_store(self, ident: str, ask: Ask, error: BackendError) -> Held:
-        """The claim failed, or may have."""
+    def _without_store(self, ident: str, ask: Ask, error: BackendError, *, another: bool) -> Held:
+        """The claim failed, or may have. Where another one is known to be at work nothing runs unprotected."""
         held = Held(ident, Work(ask.token, ask.fingerprint, 0, 0), None)
-        if self._rules.runs_without_store:
+        if self._rules.runs_without_store and not another:
             self._degraded(error, "ran unprotected")
             return held
         self._degraded(error, "raised")

@@ -10,6 +10,7 @@ from typing import Any
 from aresilience.errors import AresilienceError, Rejected
 from aresilience.events import Event
 from aresilience.idempotency.record import RecordState
+from aresilience.outcome import Outcome
 
 __all__ = [
     "Abandoned",
@@ -35,12 +36,16 @@ class InFlight(Rejected):
 class KeyReused(AresilienceError):
     """The key was used for other work: the fingerprints differ. Nothing was run; the caller has a mistake."""
 
+    outcome = Outcome.IGNORED
+
 
 class Abandoned(AresilienceError):
     """A call with this key began, and whether it was done is unknown: its owner died, or gave up.
 
     `attempt` counts the calls that began. Somebody has to find out; then `evict` the key.
     """
+
+    outcome = Outcome.IGNORED
 
     def __init__(self, message: str = "", *, attempt: int = 1) -> None:
         super().__init__(message)
@@ -49,6 +54,8 @@ class Abandoned(AresilienceError):
 
 class AnswerLost(AresilienceError):
     """The call with this key was done, but its answer could not be kept. It is not run again."""
+
+    outcome = Outcome.IGNORED
 
 
 class ClaimLost(AresilienceError):

@@ -114,7 +114,11 @@ class Performer:
         if isinstance(error, GeneratorExit):
             self.leave_aside(held, ending, value)
             return
-        counts = await self._surely(held, ending, value)
+        try:
+            counts = await self._surely(held, ending, value)
+        except RuntimeError as failed:  # the backend was closed meanwhile
+            error.add_note(f"{self._name}: the claim could not be ended: {failed}")
+            return
         if not counts and ending.kept:
             error.add_note(f"{self._name}: another call took this one over; what came of it was not kept")
 

@@ -496,6 +496,39 @@ async def test_or_the_work_runs_unprotected(fault: Fault) -> None:
     assert await idem.run("down", work) == [1]
 
 
+async def test_but_never_beside_another_one_that_is_known_to_run() -> None:
+    """`run`: the store fails while a duplicate waits: it does not run the work a second time."""
+    backend = FaultyBackend()
+    idem = ar.Idempotency(name="x", on_store_error="run", backend=backend)
+    first = asyncio.create_task(idem.run("k", work))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(idem.run("k", work))
+    await asyncio.sleep(0.5)
+    backend.plan(Fault.NOT_SENT, verb="claim")
+    assert await first == [1]
+    with pytest.raises(ar.NotSent):
+        await waiting
+    assert await idem.run("k", work) == [1]
+
+
+async def test_errors_that_say_nothing_of_the_work_count_nowhere() -> None:
+    """No breaker counts them, and no retry of every exception repeats them."""
+    idem = ar.Idempotency()
+    await idem.run("k", work)
+    retry = ar.Retry(on=Exception, attempts=5)
+    breaker = ar.CircuitBreaker(failure_threshold=1)
+    calls: list[int] = []
+
+    async def reused() -> None:
+        calls.append(1)
+        await idem.run("k", reused)
+
+    with pytest.raises(ar.KeyReused):
+        await ar.Pipeline(retry, breaker).call(reused)
+    assert calls == [1]
+    assert breaker.state is ar.BreakerState.CLOSED
+
+
 @pytest.mark.parametrize(
     "fault", [Fault.NOT_SENT, Fault.REFUSED, Fault.LOST_REQUEST, Fault.LOST_REPLY, Fault.LATE, Fault.TWICE]
 )
