@@ -16,6 +16,7 @@ from aresilience.breaker import (
 )
 from aresilience.budget import RetryBudget
 from aresilience.bulkhead import Bulkhead, BulkheadFull
+from aresilience.codecs import BytesCodec, Codec, JsonCodec, NotStorable
 from aresilience.deadline import deadline, time_remaining
 from aresilience.errors import (
     AresilienceError,
@@ -33,6 +34,22 @@ from aresilience.errors import (
 from aresilience.events import CallRejected, Event, Listener, LoggingListener, StoreDegraded
 from aresilience.fallback import Fallback, FallbackUsed
 from aresilience.hedge import Hedge, HedgeStarted, HedgeWon, Percentile
+from aresilience.idempotency import (
+    Abandoned,
+    AnswerLost,
+    AnswerNotKept,
+    CallReplayed,
+    Claim,
+    ClaimLost,
+    ClaimTakenOver,
+    FinishedAlone,
+    Idempotency,
+    InFlight,
+    KeyReused,
+    KeyState,
+    RecordState,
+    current_claim,
+)
 from aresilience.limiter import (
     Decision,
     NearLimit,
@@ -79,6 +96,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Abandoned",
+    "AnswerLost",
+    "AnswerNotKept",
     "AresilienceError",
     "Attempt",
     "Backend",
@@ -88,10 +108,16 @@ __all__ = [
     "BreakerState",
     "Bulkhead",
     "BulkheadFull",
+    "BytesCodec",
     "CallRejected",
+    "CallReplayed",
     "CircuitBreaker",
     "CircuitBreakers",
     "CircuitOpen",
+    "Claim",
+    "ClaimLost",
+    "ClaimTakenOver",
+    "Codec",
     "ConfigurationError",
     "CorruptState",
     "DeadlineExceeded",
@@ -101,10 +127,16 @@ __all__ = [
     "Fallback",
     "FallbackUsed",
     "FencedGuard",
+    "FinishedAlone",
     "Hedge",
     "HedgeStarted",
     "HedgeWon",
     "Holder",
+    "Idempotency",
+    "InFlight",
+    "JsonCodec",
+    "KeyReused",
+    "KeyState",
     "Layer",
     "Leader",
     "LeaderElection",
@@ -121,6 +153,7 @@ __all__ = [
     "MemoryBackend",
     "NearLimit",
     "NotSent",
+    "NotStorable",
     "Outcome",
     "OutcomeUnknown",
     "Percentile",
@@ -131,6 +164,7 @@ __all__ = [
     "RateLimited",
     "RateLimiter",
     "ReadWriteLock",
+    "RecordState",
     "RedisBackend",
     "Refused",
     "Rejected",
@@ -150,6 +184,7 @@ __all__ = [
     "__version__",
     "acquire_all",
     "connect",
+    "current_claim",
     "deadline",
     "retry_after_hint",
     "retry_history",

@@ -20,6 +20,7 @@ A pipeline that cannot be meant warns when it is built (`PipelineWarning`).
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -89,6 +90,8 @@ class Pipeline(Policy):
     def around(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         wrapped: Any = fn
         for policy in reversed(self.policies):
+            if policy.layer is Layer.IDEMPOTENCY and wrapped is not fn:
+                functools.update_wrapper(wrapped, fn)  # whose work it is, and what that returns
             wrapped = policy.around(wrapped)
         return wrapped  # type: ignore[no-any-return]
 

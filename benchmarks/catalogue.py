@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks import (
     crowds,
+    idempotency,
     in_process,
     limiters,
     limiters_growth,
@@ -28,6 +29,7 @@ ALL: tuple[Benchmark, ...] = (
     *over_redis.ALL,
     *locks.ALL,
     *locks_many.ALL,
+    *idempotency.ALL,
 )
 
 SAMPLED: dict[str, Sampled] = {each.name: each for each in ALL if isinstance(each, Sampled)}

@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 MODULES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES}
 
 FLOOR = {
-    "arguments", "backoff", "budget", "chance", "clock", "deadline", "dispose", "errors", "events",
+    "arguments", "backoff", "budget", "chance", "clock", "codecs", "deadline", "dispose", "errors", "events",
     "outcome", "pipeline", "policies", "policy", "timers", "backend",
 }  # fmt: skip
 NEIGHBOURS = {"bulkhead", "fallback", "hedge", "timeout"}

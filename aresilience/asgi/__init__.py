@@ -38,6 +38,7 @@ from aresilience.asgi.answers import as_problem
 from aresilience.asgi.bulkhead import BulkheadMiddleware
 from aresilience.asgi.client_ip import ClientIP
 from aresilience.asgi.deadline import DeadlineMiddleware, deadline_headers
+from aresilience.asgi.idempotency import IdempotencyMiddleware
 from aresilience.asgi.keys import Header
 from aresilience.asgi.limit import Limit
 from aresilience.asgi.problem import Problem
@@ -49,6 +50,7 @@ __all__ = [
     "ClientIP",
     "DeadlineMiddleware",
     "Header",
+    "IdempotencyMiddleware",
     "Limit",
     "Problem",
     "RateLimitMiddleware",

@@ -15,6 +15,7 @@ from aresilience.asgi.problem import Problem, problem_body
 from aresilience.asgi.started import Started
 from aresilience.asgi.types import ASGIApp, Receive, Scope, Send
 from aresilience.errors import AresilienceError, BackendError, Rejected, TimedOut
+from aresilience.idempotency import Abandoned, AnswerLost, ClaimLost, InFlight, KeyReused
 from aresilience.limiter import RateLimited, RateLimiter
 
 __all__ = ["Answers", "Degrade", "Statuses", "Told", "answers_for", "as_problem"]
@@ -24,7 +25,25 @@ Degrade: TypeAlias = Callable[[Scope, AresilienceError], Awaitable[ASGIApp | Non
 Statuses: TypeAlias = Mapping[type[AresilienceError], int]
 
 _TOO_MANY = 429
-_STATUSES: Statuses = {RateLimited: _TOO_MANY, Rejected: 503, BackendError: 503, TimedOut: 504}
+_STATUSES: Statuses = {
+    RateLimited: _TOO_MANY,
+    InFlight: 409,
+    Rejected: 503,
+    BackendError: 503,
+    TimedOut: 504,
+    KeyReused: 422,
+    Abandoned: 409,
+    AnswerLost: 409,
+    ClaimLost: 409,
+}
+_DETAILS: dict[type[AresilienceError], str] = {
+    InFlight: "A request with this idempotency key is being worked on.",
+    KeyReused: "This idempotency key was used for another request.",
+    Abandoned: "A request with this idempotency key was begun, and whether it was done is not known.",
+    AnswerLost: "The request with this idempotency key was done; its response was not kept.",
+    ClaimLost: "Another request with this idempotency key took over.",
+}
+"""What a client has to know besides the status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +116,8 @@ class Answers:
         if told is None:
             status = next((self._statuses[t] for t in type(error).__mro__ if t in self._statuses), 500)
             told = self._told_by(error) if status == _TOO_MANY else Told()
-        body = problem_body(status, told.names)
+        detail = next((_DETAILS[t] for t in type(error).__mro__ if t in _DETAILS), "")
+        body = problem_body(status, told.names, detail)
         headers = [
             ("content-type", "application/problem+json"),
             ("content-length", str(len(body))),

@@ -23,7 +23,7 @@ class Passage:
     """One request's record. It is put into the scope itself, not into a copy: what the application writes
     there (its route, say) must stay visible to those outside."""
 
-    __slots__ = ("answers", "bulkheads", "charged")
+    __slots__ = ("answers", "bulkheads", "charged", "claimed", "refused")
 
     def __init__(self) -> None:
         self.answers: Answers | None = None
@@ -32,6 +32,10 @@ class Passage:
         """The bulkheads that it holds a permit of, by identity."""
         self.charged: set[tuple[int, str]] = set()
         """Limiters, by identity, and the keys that they have charged it for."""
+        self.claimed = False
+        """Whether an idempotency key of its is being worked on."""
+        self.refused = False
+        """Whether a refusal of ours answers it: of this moment, and never to be kept."""
 
 
 def passage(scope: Scope) -> Passage:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from aresilience.asgi.passage import passage
 from aresilience.asgi.types import Receive, Scope, Send
 
 __all__ = ["Problem", "problem_body"]
@@ -31,6 +32,7 @@ class Problem:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it. A websocket that is not accepted yet is refused with it, or closed: with 1008 for a
         limit and 1013 for the rest, where the server cannot send a response to a handshake."""
+        passage(scope).refused = True
         kind = "http.response"
         if scope["type"] == "websocket":
             kind = _DENIAL
@@ -45,9 +47,12 @@ class Problem:
         await send({"type": f"{kind}.body", "body": self.body})
 
 
-def problem_body(status: int, violated: Sequence[str] = ()) -> bytes:
-    """The body for a status. `violated` are the names of the limits that refused, as they are advertised."""
+def problem_body(status: int, violated: Sequence[str] = (), detail: str = "") -> bytes:
+    """The body for a status. `violated` are the names of the limits that refused, as they are advertised;
+    `detail` a sentence of ours."""
     content: dict[str, object] = {"type": "about:blank", "title": _phrase(status), "status": status}
+    if detail:
+        content["detail"] = detail
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         content["type"] = f"{_TYPES}quota-exceeded"
         content["title"] = "Request cannot be satisfied as assigned quota has been exceeded"

@@ -14,7 +14,7 @@ from aresilience import arguments
 from aresilience.asgi.names import TOKEN
 from aresilience.asgi.types import Scope
 
-__all__ = ["Routes", "canonical_path"]
+__all__ = ["Routes", "canonical_path", "whole_path"]
 
 _EVERY = "*"
 
@@ -64,6 +64,15 @@ def canonical_path(scope: Scope) -> str:
     root: str = scope.get("root_path", "").rstrip("/")
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         path = path[len(root) :]
+    return _canonical(path)
+
+
+def whole_path(scope: Scope) -> str:
+    """The one form of the request's path from the root of the server, wherever the application is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    if root and not (path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")):
+        path = root + path
     return _canonical(path)
 
 

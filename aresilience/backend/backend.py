@@ -34,6 +34,7 @@ class Backend(ABC):
         self._entered = False
         self._shared: dict[tuple[str, str], Any] = {}
         self._local: dict[str, Any] = {}
+        self._finishing: dict[asyncio.Task[Any], float] = {}
         self.keeper = Keeper()
         """Renews what this process holds on this backend."""
 
@@ -50,6 +51,14 @@ class Backend(ABC):
         if found is None or until(found):
             found = self._local[kind] = make()
         return found
+
+    def finish(self, work: Coroutine[Any, Any, T], *, within: float) -> asyncio.Task[T]:
+        """Have something done to its end, whoever is cancelled meanwhile. Closing the backend waits for it, for
+        `within` seconds, and then cancels it; while it cleans up the backend still works."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._finishing[task] = within
+        task.add_done_callback(lambda done: self._finishing.pop(done, None))
+        return task
 
     async def __aenter__(self: B) -> B:
         if self._entered:
@@ -70,7 +79,14 @@ class Backend(ABC):
         traceback: TracebackType | None,
     ) -> None:
         try:
-            await self.keeper.close(self.deadline)
+            if self._finishing:
+                await to_the_end(self._finish())
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        try:
+            await self.keeper.close(self.deadline)  # while there is still a way to give it back
         finally:
             try:
                 await self._close()
@@ -78,6 +94,17 @@ class Backend(ABC):
             finally:
                 self._entered = False
                 self._local.clear()
+
+    async def _finish(self) -> None:
+        loop = asyncio.get_running_loop()
+        ours = {task: within for task, within in self._finishing.items() if task.get_loop() is loop}
+        if ours:
+            await asyncio.wait(ours, timeout=max(ours.values()))
+        late = {task for task in self._finishing if task.get_loop() is loop}
+        if late:
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late, timeout=4 * self.deadline)
 
     @abstractmethod
     async def ping(self) -> float:

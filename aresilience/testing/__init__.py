@@ -10,12 +10,14 @@
   that no cancel was lost.
 - `FaultyBackend`: a backend in memory whose answers are late, lost or doubled, by plan or by seed.
 - `FaultProxy`: between a client and a real server: delays, swallows, resets, splits.
+- `check_idempotency_store`: whether a store of your own keeps its contract.
 - `SeededEntropy`: chance that repeats; the virtual loop has one.
 """
 
 from aresilience.chance import SeededEntropy
 from aresilience.testing.cancel import CancelSweepError, SweepReport, cancel_sweep
 from aresilience.testing.faulty import Fault, FaultyBackend, StoreCall
+from aresilience.testing.idempotency import check_idempotency_store
 from aresilience.testing.proxy import FaultProxy, Traffic
 from aresilience.testing.recorder import Recorder
 from aresilience.testing.retries import quick_retries
@@ -34,6 +36,7 @@ __all__ = [
     "Traffic",
     "VirtualLoop",
     "cancel_sweep",
+    "check_idempotency_store",
     "quick_retries",
     "run_virtual",
 ]

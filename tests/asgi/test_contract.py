@@ -17,6 +17,7 @@ from aresilience.asgi import (
     BulkheadMiddleware,
     ClientIP,
     DeadlineMiddleware,
+    IdempotencyMiddleware,
     Limit,
     RateLimitMiddleware,
     RejectedMiddleware,
@@ -38,8 +39,13 @@ EACH: dict[str, Wrap] = {
     "rate limit": limited,
     "bulkhead": lambda app: BulkheadMiddleware(app, bulkhead=ar.Bulkhead(100), websockets=True),
     "deadline": lambda app: DeadlineMiddleware(app, maximum=60),
+    "idempotency": lambda app: IdempotencyMiddleware(
+        app, idempotency=ar.Idempotency(), principal=None, methods=["*"]
+    ),
 }
-EACH["all"] = lambda app: EACH["rejected"](EACH["deadline"](EACH["rate limit"](EACH["bulkhead"](app))))
+EACH["all"] = lambda app: EACH["rejected"](
+    EACH["deadline"](EACH["rate limit"](EACH["bulkhead"](EACH["idempotency"](app))))
+)
 every = pytest.mark.parametrize("wrap", EACH.values(), ids=EACH.keys())
 
 
@@ -220,6 +226,7 @@ def test_reprs_show_what_is_configured() -> None:
         "header='x-forwarded-for')>>",
         "<BulkheadMiddleware <Bulkhead 'Bulkhead' 0/100 running, 0/0 waiting>>",
         "<DeadlineMiddleware header='x-request-timeout' default=None maximum=60.0>",
+        "<IdempotencyMiddleware <Idempotency 'Idempotency' ttl 86400 s, lease 30 s>>",
     ]
 
 

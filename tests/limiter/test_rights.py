@@ -62,6 +62,13 @@ async def test_v6_the_rights_in_the_readme_are_enough(start_redis: Callable[...,
             assert (await guard.read("k"))[0] == b"v"
             await asyncio.sleep(1.2)
             permit.check()
+        idem = ar.Idempotency(name="i", lease=0.3, backend=backend)
+        await asyncio.gather(idem.run("k", asyncio.sleep, 0.5, 1), idem.run("k", asyncio.sleep, 0.5, 1))
+        async with idem.claim("l") as claim:
+            assert len(await idem.in_flight()) == 1
+            claim.release()
+        assert await idem.get("k") is not None
+        assert await idem.evict("k")
         with pytest.raises(ar.Refused, match="0 of 1 replicas"):
             await ar.Lock("g", wait_replicas=1, backend=backend).acquire()
         await two.reset()

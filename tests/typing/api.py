@@ -214,6 +214,51 @@ async def locks(backend: ar.Backend) -> None:
     assert_type(await guard.read("k", 7), tuple[bytes | None, int])
 
 
+# Idempotency
+
+idem = ar.Idempotency(ttl=60.0, lease=timedelta(seconds=30), store_errors=[ValueError], cache=100)
+
+
+@idem(key=lambda user_id: user_id)
+async def fetch_once(user_id: int) -> User:
+    """Once for each user."""
+    return await fetch(user_id)
+
+
+@ar.Idempotency(key=lambda user_id: str(user_id))
+async def fetch_by_policy(user_id: int) -> User:
+    """The same as a policy."""
+    return await fetch(user_id)
+
+
+async def find_out(claim: ar.Claim[Any]) -> None:
+    """What became of it."""
+    assert_type(claim.attempt, int)
+
+
+async def idempotency() -> None:
+    """Calls, claims, operators."""
+    assert_type(await fetch_once(1), User)
+    assert_type(await fetch_by_policy(1), User)
+    assert_type(await idem.run("k", fetch, 1, fingerprint=[1]), User)
+    async with idem.claim(("tenant", 1), fingerprint=b"x", returns=User) as claim:
+        assert_type(claim, ar.Claim[Any])
+        claim.check()
+        assert_type(claim.downstream_key("stripe"), str)
+        claim.complete(User())
+    assert_type(await idem.get("k"), ar.KeyState | None)
+    assert_type(await idem.in_flight(), list[ar.KeyState])
+    assert_type(await idem.evict("k"), bool)
+    ar.Idempotency(on_abandoned=find_out, codec=ar.JsonCodec(User, version=2))
+    codec: ar.Codec[bytes] = ar.BytesCodec()
+    ar.Idempotency(codec=codec)
+
+
+ar.Idempotency(in_flight="run")  # type: ignore[arg-type]
+ar.Idempotency(on_abandoned=print)  # type: ignore[arg-type]
+ar.Idempotency("payments")  # type: ignore[call-arg, arg-type]
+
+
 # Wrong uses
 
 ar.Lock(7)  # type: ignore[arg-type]
