@@ -363,7 +363,7 @@ class Conductor(Kept):
 
     def _look(self) -> None:
         """There may be news: of an abort. The next write would tell, but that may be hours away."""
-        if self._conducting and self.course.abort is None and not self.course.turned:
+        if self._conducting and self.course.abort is None and self.course.state is SagaState.RUNNING:
             self.store.keeper.aside(self._look_up())
 
     async def _look_up(self) -> None:

@@ -172,9 +172,6 @@ class MemorySagaStore:
 
         return end
 
-    def exists(self) -> None:
-        """Always."""
-
     def _now(self) -> int:
         """Microseconds, from 1 on: 0 means never."""
         return round(self._clock.read() * 1e6) + 1

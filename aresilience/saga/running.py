@@ -25,6 +25,7 @@ from aresilience.saga.worker import SagaWorker
 __all__ = ["Running"]
 
 _BEGIN_TRIES = 3
+_LONGEST_ID = 1_000
 
 
 class Running(Definition):
@@ -57,6 +58,8 @@ class Running(Definition):
         `BackendError` if it could not be begun (or, `OutcomeUnknown`, may have been: start it again).
         """
         id = entropy().token() if id is None else arguments.text("Saga: id", id)
+        if len(id) > _LONGEST_ID:
+            raise ValueError(f"Saga: id must have at most {_LONGEST_ID} characters, got {len(id)}")
         packed = self.packed_input(input)
         if id in self.running:
             return self._attached(id, self.running[id].packed, packed)

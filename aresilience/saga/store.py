@@ -125,9 +125,6 @@ class SagaStore(Protocol):
     def watch(self, id: str, wake: Wake) -> Callable[[], None]:
         """Have `wake` called when it may have changed; "" for any. Returns what ends that."""
 
-    def exists(self) -> None:
-        """Raise if it cannot be used now."""
-
 
 class HasClaim(Protocol):
     """What is renewed."""

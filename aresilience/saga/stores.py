@@ -21,4 +21,5 @@ def store_on(backend: Backend, name: str) -> SagaStore:
         raise TypeError(f"Saga: backend must come from ar.connect(…), got {backend!r}")
     from aresilience.saga.redis import RedisSagaStore
 
-    return backend.shared("saga", name, lambda: RedisSagaStore(backend, name))
+    store = backend.shared("saga", name, lambda: RedisSagaStore(backend, name))
+    return store
