@@ -211,7 +211,7 @@ class Definition:
             try:
                 for step in self.steps.values():
                     if annotation is inspect.Signature.empty:
-                        annotation = input_of(step.__wrapped__)
+                        annotation = input_of(step.function)
                 self._input_codec = self._choose(annotation)
             except (NameError, TypeError) as error:
                 raise TypeError(

@@ -70,7 +70,7 @@ def effort(
 class Step(Generic[R]):
     """A declared step. `@step.compensate` declares how it is undone; called, it is the function that it was."""
 
-    __slots__ = ("__wrapped__", "_codec", "_plans", "_where", "effort", "name", "plan", "undo")
+    __slots__ = ("_codec", "_plans", "_where", "effort", "function", "name", "plan", "undo")
 
     def __init__(
         self, plans: Plan, plan: StepPlan, function: Action[R], effort: Effort, codec: Codec[Any] | None
@@ -79,14 +79,14 @@ class Step(Generic[R]):
         self.plan = plan
         self.effort = effort
         self.undo: Effort | None = None
-        self.__wrapped__ = function
+        self.function = function
         self._plans = plans
         self._codec = codec
         self._where = f"saga {plans.name!r}, step {plan.name!r}"
 
     async def __call__(self, ctx: SagaContext[Any]) -> R:
         """The function itself, without its policies: for tests."""
-        return await self.__wrapped__(ctx)
+        return await self.function(ctx)
 
     @overload
     def compensate(self, function: Undo, /) -> Undo: ...
@@ -133,7 +133,7 @@ class Step(Generic[R]):
         """The codec for its results. Raises `TypeError` if there is none for its annotation."""
         if self._codec is None:
             try:
-                annotation = returned_by(self.__wrapped__)
+                annotation = returned_by(self.function)
                 self._codec = choose(annotation)
             except (NameError, TypeError) as error:
                 raise TypeError(
