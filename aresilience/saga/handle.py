@@ -86,7 +86,7 @@ class SagaHandle:
             if run is not None:
                 ending = await _the_end_of(run)
                 if ending.state is not None:
-                    return _ended_here(saga, run, ending)
+                    return _ended_here(run, ending)
                 if ending.error is not None:
                     raise ending.error
                 if ending.interrupted:
@@ -125,10 +125,10 @@ async def _the_end_of(run: Conductor) -> Ending:
     return run.over.result()
 
 
-def _ended_here(saga: Running, run: Conductor, ending: Ending) -> SagaResult:
+def _ended_here(run: Conductor, ending: Ending) -> SagaResult:
     from aresilience.saga.attempts import result_of
 
-    course = run.course
+    saga, course = run.saga, run.course
     if ending.state is SagaState.DONE:
         return SagaResult(run.id, list(saga.steps), lambda name: result_of(run, name))
     cause = run.causes.get(course.cause_step)
