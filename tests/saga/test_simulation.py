@@ -133,7 +133,11 @@ async def simulate(seed: int, sagas: int) -> Counter[str]:
                 await asyncio.sleep(0.2)
                 victim = chance.choice(processes)
                 if victim.running and chance.random() < 0.4:
-                    die(victim, chance.choice(sorted(victim.running)))
+                    name = chance.choice(sorted(victim.running))
+                    if chance.random() < 0.5:
+                        die(victim, name)
+                    else:  # it was paused for longer than its lease, and goes on as if nothing had happened
+                        backend.keeper.drop(victim.running[name])
 
         async def operator() -> None:
             while True:
