@@ -47,11 +47,12 @@ class Undoing:
         Several may be on their way at once: they are undone in reverse of the order in which they ended. Work
         that fails or is cancelled is not undone; see `register`.
         """
+        usable = undo is None or callable(undo)
+        if (self._state != "open" or not usable) and inspect.iscoroutine(work):
+            work.close()  # or it would warn that it was never awaited
         if self._state != "open":
-            if inspect.iscoroutine(work):
-                work.close()
             raise RuntimeError("saga: do() belongs into the body of 'async with saga() as s:'")
-        if undo is not None and not callable(undo):
+        if not usable:
             raise TypeError(f"saga.do: undo must be a function of the result, got {undo!r}")
         result = await work
         if undo is not None:
