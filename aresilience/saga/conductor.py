@@ -155,8 +155,9 @@ class Conductor(Kept):
             if ending.state is None and ending.error is None:
                 self.store.hand_over_later(self.id, self.fence)
             self.store.keeper.drop(self)
-            await self._settle()
-            if not self.over.done():
+            try:
+                await self._settle()
+            finally:
                 self.over.set_result(ending)
 
     async def _settle(self) -> None:
@@ -239,7 +240,7 @@ class Conductor(Kept):
         if self._stopping or self._lost is not None:
             return False
         when = self._undo_ends if self.course.turned else self._deadline
-        if not self.course.turned and self.course.past_pivot:
+        if not self.course.turned and (self.course.past_pivot or self.course.by_hand):
             when = None
         now = self._loop.time()
         if when is not None and when <= now:

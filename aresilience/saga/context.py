@@ -73,11 +73,12 @@ class SagaContext(Generic[I]):
         return await saga.run(input, id=self._child(saga))
 
     async def undo(self, saga: Saga) -> None:
-        """Undo, in the compensation of a step, the saga that the step ran; nothing if there is none.
+        """Undo, in the compensation of a step, the saga that the step ran; nothing if it did not get so far.
 
-        One that still runs is aborted. Raises `SagaStuck` if it cannot be undone.
+        One that still runs is aborted. Raises `SagaStuck` if it cannot be undone, also because its journal is
+        gone: its `retention` must be longer than the saga around it may take.
         """
-        await saga.undo(self._child(saga))
+        await saga.undo(self._child(saga), missing_ok=self.outcome_unknown)
 
     def _child(self, saga: Saga) -> str:
         return f"{self.id}/{self.step}/{saga.name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
@@ -12,14 +11,12 @@ from aresilience import arguments
 from aresilience.backend import Backend
 from aresilience.backoff import Backoff
 from aresilience.codecs import MAX_BYTES, Codec, CodecChoice, NotStorable, checked_codec, codec_for, pack
-from aresilience.errors import BackendError
-from aresilience.events import Listener, Listeners, StoreDegraded
+from aresilience.events import Listener, Listeners
 from aresilience.policy import Policy
-from aresilience.saga.facts import SagaChanged, SagaNeedsHelp
 from aresilience.saga.plan import Kind, Plan
-from aresilience.saga.record import WAITING, SagaState
 from aresilience.saga.steps import Action, Step, default_attempts, effort, input_of
 from aresilience.saga.store import Head
+from aresilience.saga.telling import Telling
 
 __all__ = ["Definition"]
 
@@ -27,7 +24,7 @@ R = TypeVar("R")
 Declare = Callable[[Action[R]], Step[R]]
 
 
-class Definition:
+class Definition(Telling):
     """The part of `Saga` in which it is declared."""
 
     def __init__(
@@ -74,7 +71,7 @@ class Definition:
                 )
             self._older[saga.plan.version] = saga
         self._backend = backend
-        self._listeners = Listeners(listeners)
+        self.listeners = Listeners(listeners)
 
     # Declaring.
 
@@ -237,27 +234,6 @@ class Definition:
             self.codec_of(name)
         self.input_codec()
         self._checked = True
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Tell `listener` every event; the function returned ends it."""
-        self._listeners.add(listener)
-        return lambda: self._listeners.remove(listener)
-
-    def tell_change(
-        self, old: SagaState | None, new: SagaState, step: str = "", error: BaseException | None = None
-    ) -> None:
-        """An event."""
-        kind = SagaNeedsHelp if new in WAITING else SagaChanged
-        self.tell(lambda at: kind(self.name, at, old, new, step, type(error).__name__ if error else ""))
-
-    def tell_degraded(self, error: BackendError) -> None:
-        """An event."""
-        self.tell(lambda at: StoreDegraded(self.name, at, error, "the same write is tried again"))
-
-    def tell(self, make: Callable[[float], Any]) -> None:
-        """Make an event, if somebody listens."""
-        if self._listeners:
-            self._listeners.tell(make(asyncio.get_running_loop().time()))
 
     def __repr__(self) -> str:
         return f"<Saga {self.name!r} version {self.plan.version}, {len(self.steps)} steps>"

@@ -79,6 +79,7 @@ class Course:
         "_todo",
         "_unknown",
         "abort",
+        "by_hand",
         "cause",
         "cause_step",
         "state",
@@ -96,6 +97,8 @@ class Course:
         self.cause_step = ""
         """and at which step."""
         self.abort: str | None = None
+        self.by_hand = False
+        """A person said that it is to go on: its deadline does not count any more."""
         self._count = 0
         self._failed: list[str] = []
         self._unknown: list[str] = []
@@ -137,7 +140,7 @@ class Course:
             return self._next_back(running)
         if self._todo == 0 and self.abort is None:
             return Move(finish=SagaState.DONE)
-        leave = (late or self.abort is not None) and not self.past_pivot
+        leave = ((late and not self.by_hand) or self.abort is not None) and not self.past_pivot
         if self._failed or self._unknown or leave:
             if running:
                 return _WAIT  # first let the siblings settle
@@ -255,6 +258,7 @@ class Course:
 
     def _retry(self, entry: Entry) -> None:
         """Again, by hand: one step, or ("") all that it waits for."""
+        self.by_hand = True
         self.state = SagaState.COMPENSATING if self.turned else SagaState.RUNNING
         for step in [entry.step] if entry.step else [*self._unknown, *self._stack[-1:]]:
             progress = self.progress(step)
@@ -268,6 +272,7 @@ class Course:
                     self._unknown.remove(step)
 
     def _skip(self, entry: Entry) -> None:
+        self.by_hand = True
         self.state = SagaState.COMPENSATING if self.turned else SagaState.RUNNING
         progress = self.progress(entry.step)
         progress.state = StepState.SKIPPED

@@ -14,7 +14,6 @@ two, in which an intent is lost whose act has happened; without persistence ever
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -23,8 +22,9 @@ from zlib import crc32
 from aresilience.backend.leases import Confirmation
 from aresilience.backend.redis import RedisBackend, Script
 from aresilience.backend.redis.commands import Argument
-from aresilience.errors import BackendError, CorruptState
+from aresilience.errors import BackendError
 from aresilience.saga.record import ENDED, OPEN, WAITING, Entry, SagaState
+from aresilience.saga.rides import Ride, fields_of, flat, found_in, text
 from aresilience.saga.store import Claim, Found, HasClaim, Head, Told, Wake, Write
 
 __all__ = ["RedisSagaStore"]
@@ -60,16 +60,16 @@ class RedisSagaStore:
     async def begin(self, head: Head, entries: Sequence[Entry], token: str, ttl: int) -> Claim | Found:
         self._warn()
         facts = (head.version, head.fingerprint, head.input, head.deadline, token, ttl)
-        ride = self._ride(_BEGIN, head.id, *facts, *_flat(entries))
+        ride = self._ride(_BEGIN, head.id, *facts, *flat(entries))
         said = await ride.future
         if said[0] == 0:
-            return _found(said[1], said[2])
+            return found_in(said[1], said[2])
         found = Found(head, SagaState.RUNNING, tuple(entries), said[1], said[1], len(entries), ttl, 0)
         return Claim(said[2], ride.sent, found)
 
     async def append(self, write: Write) -> Told | None:
         facts = (write.fence, write.state.value, write.keep, int(write.progress))
-        said = await self._ride(_APPEND, write.id, *facts, *_flat(write.entries)).future
+        said = await self._ride(_APPEND, write.id, *facts, *flat(write.entries)).future
         return Told(said[1], said[2].decode() or None) if said[0] else None
 
     async def claim(self, id: str, version: int, ttl: int) -> Claim | None:
@@ -77,25 +77,25 @@ class RedisSagaStore:
         said = await ride.future
         if said[0] == 0:
             return None
-        fields = _fields(said[2])
-        return Claim(int(fields[b"f"]), ride.sent, _found(said[1], said[2]))
+        fields = fields_of(said[2])
+        return Claim(int(fields[b"f"]), ride.sent, found_in(said[1], said[2]))
 
     async def due(self, limit: int, skip: int = 0) -> Sequence[str]:
         self._warn()
         rides = [self._ride(_DUE, "", limit + skip, 0, self._longest, part=part) for part in range(_PARTS)]
         found: list[str] = []
         for ride in rides:
-            found += [_text(id_) for id_ in await ride.future]
+            found += [text(id_) for id_ in await ride.future]
         return found[skip : skip + limit]
 
     async def load(self, id: str) -> Found | None:
         said = await self._ride(_LOAD, id).future
-        return _found(said[1], said[2]) if said[0] else None
+        return found_in(said[1], said[2]) if said[0] else None
 
     async def change(
         self, id: str, length: int, entries: Sequence[Entry], state: SagaState, keep: int
     ) -> bool:
-        return bool(await self._ride(_CHANGE, id, length, state.value, keep, *_flat(entries)).future)
+        return bool(await self._ride(_CHANGE, id, length, state.value, keep, *flat(entries)).future)
 
     async def abort(self, id: str, reason: str) -> bool:
         return bool(await self._ride(_ABORT, id, reason.encode("utf-8", "replace")).future)
@@ -110,7 +110,7 @@ class RedisSagaStore:
                         "ZSCAN", key, cursor, "COUNT", _PAGE, key=key
                     )
                     for member in page[::2]:
-                        yield _text(member)
+                        yield text(member)
                     if int(cursor) == 0:
                         break
 
@@ -164,11 +164,11 @@ class RedisSagaStore:
 
     def _ride(
         self, verb: int, id: str, *args: Argument, part: int = -1, must: bool = False, undo: bool = False
-    ) -> _Ride:
+    ) -> Ride:
         sets = self._sets[_part_of(id) if part < 0 else part]
         keys = (sets[0] if part >= 0 else self._key(id), *sets)
         words = (len(args) + 2, verb, id.encode("utf-8", "surrogatepass"), *args)
-        ride = _Ride(self, keys, words, must, id if undo else None)
+        ride = Ride(self, keys, words, must, id if undo else None)
         self._backend.join(_SCRIPT, ride, self._head)
         return ride
 
@@ -185,96 +185,9 @@ class RedisSagaStore:
                 wake()
 
 
-class _Ride:
-    """One verb for one saga. `must`: it is sent even if nobody waits for the answer. `claims`: the id of what
-    it claims, to be handed over if nobody waits."""
-
-    __slots__ = ("_claims", "_must", "_store", "_words", "future", "keys", "sent")
-
-    def __init__(
-        self,
-        store: RedisSagaStore,
-        keys: Sequence[Argument],
-        words: tuple[Argument, ...],
-        must: bool,
-        claims: str | None,
-    ) -> None:
-        self.keys = keys
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.sent = 0.0
-        self._store = store
-        self._words = words
-        self._must = must
-        self._claims = claims
-
-    def wanted(self) -> bool:
-        return self._must or not self.future.done()
-
-    def args(self) -> Sequence[Argument]:
-        """Now it leaves."""
-        self.sent = self._store.keeper.now()
-        return self._words
-
-    def answer(self, item: Any) -> None:
-        if not self.future.done():
-            self.future.set_result(item)
-        elif self._claims is not None and item[0]:
-            self._store.hand_over_later(self._claims, int(_fields(item[2])[b"f"]))
-
-    def fail(self, error: BackendError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
 def _part_of(id: str) -> int:
     return crc32(id.encode("utf-8", "surrogatepass")) % _PARTS
 
 
 def _tag(part: int) -> str:
     return f"saga{part}"
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
-
-
-def _flat(entries: Sequence[Entry]) -> list[Argument]:
-    flat: list[Argument] = []
-    for entry in entries:
-        flat += (entry.name.encode("utf-8", "surrogatepass"), entry.payload)
-    return flat
-
-
-def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _found(now: int, flat: Sequence[bytes]) -> Found:
-    fields = _fields(flat)
-    try:
-        entries = []
-        for name, value in fields.items():
-            if name[:1] == b"j":
-                seq, at, payload = value.split(b" ", 2)
-                entries.append(Entry.read(_text(name[1:]), payload, int(at), int(seq)))
-        entries.sort(key=lambda entry: entry.seq)
-        head = Head(
-            _text(fields[b"i"]),
-            int(fields[b"v"]),
-            fields[b"p"].decode(),
-            fields[b"n"],
-            int(fields[b"d"]),
-        )
-        state = SagaState(fields[b"s"].decode())
-        return Found(
-            head,
-            state,
-            tuple(entries),
-            int(fields[b"b"]),
-            now,
-            int(fields[b"q"]),
-            max(0, int(fields[b"l"]) - now) if state in OPEN else 0,
-            int(fields[b"r"]),
-        )
-    except (KeyError, ValueError) as error:
-        raise CorruptState(f"a journal is none of ours: {type(error).__name__}: {error}") from None

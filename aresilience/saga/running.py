@@ -102,6 +102,10 @@ class Running(Definition):
         found = await self._found(id)
         if found.state is SagaState.PARKED:
             payload = reason.encode("utf-8", "replace")
+            trial = self._course(found)
+            trial.apply(Entry(Did.RETRY))
+            if trial.past_pivot:
+                return False
             return await self._change(
                 id,
                 [Entry(Did.ABORT, payload=payload), Entry(Did.RETRY, "", found.length)],

@@ -91,14 +91,17 @@ class Saga(Running):
                 return
         raise SagaStuck(f"saga {self.name!r}: it changes faster than it can be ended", id=id)
 
-    async def undo(self, id: str) -> None:
+    async def undo(self, id: str, *, missing_ok: bool = True) -> None:
         """See that none of a saga has happened: for the compensation of what ran it.
 
         One that runs is aborted, one that is done is undone, as far as its steps can be; nothing if there is
-        none. Raises `SagaStuck` if that cannot be done: it is past its pivot, or a compensation fails.
+        none, unless it must be there (`missing_ok`). Raises `SagaStuck` if that cannot be done: it is past its
+        pivot, a compensation fails, its journal is not kept any more.
         """
         found = await self.store.load(id)
         if found is None:
+            if not missing_ok:
+                raise SagaStuck(f"saga {self.name!r}: its journal is not kept any more", id=id)
             return
         if found.state is SagaState.DONE:
             await self._reopen(found)

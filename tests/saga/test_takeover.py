@@ -363,3 +363,89 @@ async def test_memory_is_bounded() -> None:
             await machine.saga.run(i, id=str(i))
         store: Any = store_on(backend, "job")
         assert len(store._ended) == 3
+
+
+async def test_a_deadline_does_not_count_against_what_a_person_resumes() -> None:
+    """Parked for longer than its deadline, then resumed: it goes forward, as it was told."""
+    saga, down = ar.Saga("s", deadline=60.0), [True]
+
+    @saga.step(on_exhausted="park", attempts=1)
+    async def ask(ctx: ar.SagaContext[int]) -> str:
+        if down[0]:
+            raise OSError("down")
+        return "up"
+
+    with pytest.raises(ar.SagaParked):
+        await saga.run(1, id="1")
+    await asyncio.sleep(3600)
+    down.clear()
+    down.append(False)
+    assert (await (await saga.resume("1")).result()).last == "up"
+
+
+async def test_what_is_parked_at_its_pivot_cannot_be_aborted() -> None:
+    """It may have happened: skip or retry it, or force an end."""
+    saga = ar.Saga("s")
+
+    @saga.pivot(attempts=1)
+    async def pay(ctx: ar.SagaContext[int]) -> None:
+        raise OSError("no answer")
+
+    with pytest.raises(ar.SagaParked):
+        await saga.run(1, id="1")
+    assert not await saga.abort("1", "no")
+    assert (await (await saga.skip("1", pay)).result()).last is None
+
+
+async def test_a_saga_within_that_is_not_kept_any_more_cannot_be_undone() -> None:
+    """It happened, and nobody knows how to undo it: stuck, never taken for nothing."""
+    inner, outer = ar.Saga("inner", retention=10.0), ar.Saga("outer")
+
+    @inner.step
+    async def small(ctx: ar.SagaContext[int]) -> int:
+        return ctx.input
+
+    @outer.step
+    async def big(ctx: ar.SagaContext[int]) -> int:
+        return (await ctx.run(inner, ctx.input))[small]
+
+    @big.compensate(attempts=3)
+    async def unbig(ctx: ar.SagaContext[int], result: int | None) -> None:
+        await ctx.undo(inner)
+
+    @outer.step
+    async def late(ctx: ar.SagaContext[int]) -> None:
+        await asyncio.sleep(60)
+        raise ar.Fail
+
+    with pytest.raises(ar.SagaStuck, match="not kept"):
+        await outer.run(1)
+
+
+async def test_a_saga_within_that_still_runs_is_aborted() -> None:
+    """The deadline of the outer one cuts the step that waits for the inner one: that is called back."""
+    log: list[str] = []
+    inner, outer = ar.Saga("inner"), ar.Saga("outer", deadline=5.0)
+
+    for name in "ab":
+
+        @inner.step(name=name)
+        async def act(ctx: ar.SagaContext[int], name: str = name) -> None:
+            await asyncio.sleep(4)
+            log.append(name)
+
+        @act.compensate
+        async def undo(ctx: ar.SagaContext[int], result: None, name: str = name) -> None:
+            log.append(f"-{name}")
+
+    @outer.step
+    async def big(ctx: ar.SagaContext[int]) -> None:
+        await ctx.run(inner, ctx.input)
+
+    @big.compensate
+    async def unbig(ctx: ar.SagaContext[int], result: None) -> None:
+        await ctx.undo(inner)
+
+    with pytest.raises(ar.SagaFailed, match="deadline"):
+        await outer.run(1)
+    assert log == ["a", "b", "-b", "-a"]
