@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Literal, TypeVar, overload
 
@@ -14,14 +14,13 @@ from aresilience.codecs import MAX_BYTES, Codec, CodecChoice, NotStorable, check
 from aresilience.events import Listener, Listeners
 from aresilience.policy import Policy
 from aresilience.saga.plan import Kind, Plan
-from aresilience.saga.steps import Action, Step, default_attempts, effort, input_of
+from aresilience.saga.steps import Action, Declare, Step, default_attempts, effort, input_of
 from aresilience.saga.store import Head
 from aresilience.saga.telling import Telling
 
 __all__ = ["Definition"]
 
 R = TypeVar("R")
-Declare = Callable[[Action[R]], Step[R]]
 
 
 class Definition(Telling):
@@ -91,9 +90,9 @@ class Definition(Telling):
         backoff: Backoff | None = None,
         on_exhausted: Literal["compensate", "park"] = "compensate",
         codec: Codec[Any] | None = None,
-    ) -> Declare[R]: ...
+    ) -> Declare: ...
 
-    def step(self, function: Action[R] | None = None, /, **options: Any) -> Step[R] | Declare[R]:
+    def step(self, function: Action[R] | None = None, /, **options: Any) -> Step[R] | Declare:
         """Declare a step that can be undone; see `Step.compensate`.
 
         `after`: the steps that it waits for; by default the one declared before it; those that wait for the
@@ -119,9 +118,9 @@ class Definition(Telling):
         backoff: Backoff | None = None,
         on_exhausted: Literal["compensate", "park"] | None = None,
         codec: Codec[Any] | None = None,
-    ) -> Declare[R]: ...
+    ) -> Declare: ...
 
-    def pivot(self, function: Action[R] | None = None, /, **options: Any) -> Step[R] | Declare[R]:
+    def pivot(self, function: Action[R] | None = None, /, **options: Any) -> Step[R] | Declare:
         """Declare the point of no return, after all that was declared so far.
 
         Where its outcome remains unknown the saga is parked, unless it has a compensation of its own, which
@@ -144,16 +143,16 @@ class Definition(Telling):
         attempts: int | None = None,
         backoff: Backoff | None = None,
         codec: Codec[Any] | None = None,
-    ) -> Declare[R]: ...
+    ) -> Declare: ...
 
-    def retriable(self, function: Action[R] | None = None, /, **options: Any) -> Step[R] | Declare[R]:
+    def retriable(self, function: Action[R] | None = None, /, **options: Any) -> Step[R] | Declare:
         """Declare a step after the point of no return: tried until it works, by default 25 times; then the
         saga is parked."""
         return self._declare(Kind.RETRIABLE, function, options)
 
     def _declare(
         self, kind: Kind, function: Action[R] | None, options: dict[str, Any]
-    ) -> Step[R] | Declare[R]:
+    ) -> Step[R] | Declare:
         def declare(function: Action[R]) -> Step[R]:
             return self._add(kind, function, **options)
 

@@ -72,7 +72,7 @@ class Running(Definition):
 
     def attach(self, id: str) -> SagaHandle:
         """The handle of a saga that was started before, perhaps elsewhere."""
-        return SagaHandle(self, arguments.text("Saga: id", id))
+        return SagaHandle(self, id)
 
     def worker(self, *, concurrency: int = 100, every: float | timedelta | None = None) -> SagaWorker:
         """Takes over sagas whose owner died, within `async with`.
@@ -246,5 +246,4 @@ class Running(Definition):
         return found
 
     def _course(self, found: Found) -> Course:
-        definition = self.definition_of(found.head)
-        return Course((definition or self).plan, found.entries)
+        return Course((self.definition_of(found.head) or self).plan, found.entries)

@@ -7,7 +7,7 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, Generic, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, overload
 
 from aresilience import arguments
 from aresilience.backoff import Backoff
@@ -18,7 +18,7 @@ from aresilience.policy import Policy
 from aresilience.saga.context import SagaContext
 from aresilience.saga.plan import Kind, Plan, StepPlan
 
-__all__ = ["Action", "Effort", "Step", "effort", "input_of"]
+__all__ = ["Action", "Declare", "Effort", "Step", "effort", "input_of"]
 
 R = TypeVar("R")
 Action: TypeAlias = Callable[[SagaContext[Any]], Awaitable[R]]
@@ -143,6 +143,12 @@ class Step(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<Step {self.name!r} of saga {self._plans.name!r}, {self.plan.kind.value}>"
+
+
+class Declare(Protocol):
+    """What `@saga.step(…)` returns: a decorator."""
+
+    def __call__(self, function: Action[R], /) -> Step[R]: ...
 
 
 def default_attempts(kind: Kind) -> int:

@@ -117,8 +117,8 @@ async def test_dtm_446_a_time_limit_shorter_than_the_work_ends() -> None:
 
 
 async def test_minos_a_base_exception_is_not_an_error_of_the_step(caplog: pytest.LogCaptureFixture) -> None:
-    """saga-framework and spy catch BaseException. Here an exit of the interpreter in a step is one, and the saga
-    is for another process to go on."""
+    """saga-framework and spy catch BaseException. Here an exit of the interpreter in a step is an exit, and the
+    saga is for another process."""
     backend = ar.MemoryBackend()
 
     def declared() -> ar.Saga:
