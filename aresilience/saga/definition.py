@@ -153,7 +153,7 @@ class Definition(Telling):
     def _declare(
         self, kind: Kind, function: Action[R] | None, options: dict[str, Any]
     ) -> Step[R] | Declare:
-        def declare(function: Action[R]) -> Step[R]:
+        def declare(function: Action[Any]) -> Step[Any]:
             return self._add(kind, function, **options)
 
         return declare if function is None else declare(function)

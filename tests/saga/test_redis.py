@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import aresilience as ar
-from aresilience.testing import FaultProxy, Recorder
+from aresilience.testing import FaultProxy, Recorder, cancel_sweep
 
 if TYPE_CHECKING:
     from servers import RedisServer
@@ -272,3 +273,77 @@ async def test_three_steps_are_four_round_trips(both: tuple[Any, Any], redis_ser
     before = redis_server.calls("evalsha")
     await one.saga.run({"id": "1"}, id="1")
     assert redis_server.calls("evalsha") - before == 5  # begin, three between, the end
+
+
+class Swept:
+    """What a run of the sweep has, and what it leaves: for each id, what happened of it."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url = url
+        self.name = name
+        self.effects: dict[str, list[str]] = {}
+
+    def declared(self, backend: ar.Backend) -> ar.Saga:
+        """Two steps; the second fails if it is told to."""
+        saga = ar.Saga(self.name, backend=backend)
+
+        for name in "ab":
+
+            @saga.step(name=name)
+            async def step(ctx: ar.SagaContext[str], name: str = name) -> str:
+                if name == "b" and ctx.input == "fails":
+                    raise ar.Fail
+                if name not in (done := self.effects.setdefault(ctx.id, [])):  # under the same key, once
+                    done.append(name)
+                return name
+
+            @step.compensate
+            async def undo(ctx: ar.SagaContext[str], result: str | None, name: str = name) -> None:
+                if name in (done := self.effects.setdefault(ctx.id, [])):
+                    done.remove(name)
+
+        return saga
+
+    async def use(self) -> None:
+        """All public coroutines, on connections of its own."""
+        async with ar.connect(self.url, deadline=2.0) as backend:
+            saga = self.declared(backend)
+            async with saga.worker():
+                await saga.run("works", id=f"works {len(self.effects)}")
+                handle = await saga.start("fails", id=f"fails {len(self.effects)}")
+                try:
+                    await handle.result()
+                except ar.SagaFailed:
+                    await handle.get()
+                await handle.abort()
+                assert [record.id async for record in saga.list(ar.SagaState.STUCK)] == []
+
+    async def check(self) -> None:
+        """A worker that comes later brings all to an end, each with all or with none."""
+        async with ar.connect(self.url, deadline=2.0) as backend:
+            saga = self.declared(backend)
+            async for record in saga.list():
+                try:
+                    await saga.attach(record.id).result()
+                except ar.SagaFailed:
+                    assert self.effects.get(record.id, []) == [], record.id
+                else:
+                    assert self.effects[record.id] == ["a", "b"], record.id
+
+
+def test_cancelled_at_every_await_on_redis(redis_server: RedisServer) -> None:
+    """Wherever the caller is cut, with his connection: no task is left, no cancel lost, every saga whole."""
+
+    numbers = count()
+
+    def make() -> Swept:
+        return Swept(redis_server.url, f"swept {next(numbers)}")
+
+    async def use(state: Swept) -> None:
+        await state.use()
+
+    async def check(state: Swept) -> None:
+        await state.check()
+
+    report = cancel_sweep(use, make=make, check=check, loop_factory=asyncio.new_event_loop)
+    assert report.points > 5
