@@ -60,7 +60,7 @@ class Conductor(Kept):
     __slots__ = (
         "_batch", "_conducting", "_cut", "_deadline", "_facts", "_first", "_loop", "_lost", "_progress",
         "_stopping", "_tasks", "_undo_ends", "_wake", "_winding", "causes", "course", "fence", "id",
-        "input", "over", "packed", "saga", "store", "values",
+        "input", "over", "packed", "saga", "store", "token", "values",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +73,7 @@ class Conductor(Kept):
         self.input = input
         self.packed = claim.found.head.input
         self.fence = claim.fence
+        self.token = claim.token
         self.course = Course(saga.plan, claim.found.entries)
         self.values: dict[str, Any] = {}
         """Results of steps that ran here."""
@@ -103,7 +104,7 @@ class Conductor(Kept):
         self._lose(why)
 
     def on_close(self) -> None:
-        self.store.hand_over_later(self.id, self.fence)  # while there is a way
+        self.store.hand_over_later(self.id, self.token)  # while there is a way
         self._lose("the backend was closed")
         self._stopping = True
 
@@ -153,7 +154,7 @@ class Conductor(Kept):
             self._conducting = False
             self._cancel_all()
             if ending.state is None and ending.error is None:
-                self.store.hand_over_later(self.id, self.fence)
+                self.store.hand_over_later(self.id, self.token)
             self.store.keeper.drop(self)
             try:
                 await self._settle()

@@ -77,7 +77,7 @@ class MemorySagaStore:
             journal = self._open[head.id] = _Journal(head, token, now)
             journal.fence, journal.lease = self._fence(now), now + ttl
             journal.add(entries, now)
-        return Claim(journal.fence, sent, journal.found(now))
+        return Claim(journal.fence, token, sent, journal.found(now))
 
     async def append(self, write: Write) -> Told | None:
         now = self._now()
@@ -92,16 +92,16 @@ class MemorySagaStore:
         self._move(journal, write.state, now, write.keep)
         return Told(now, journal.abort)
 
-    async def claim(self, id: str, version: int, ttl: int) -> Claim | None:
+    async def claim(self, id: str, version: int, token: str, ttl: int) -> Claim | None:
         sent, now = self.keeper.now(), self._now()
         journal = self._open.get(id)
         if journal is None or journal.lease > now or journal.head.version > version:
             return None
-        journal.fence, journal.lease, journal.token = self._fence(now), now + ttl, ""
+        journal.fence, journal.lease, journal.token = self._fence(now), now + ttl, token
         journal.recoveries += not journal.handed
         journal.handed = False
         journal.add([Entry(Did.RECOVER, number=journal.fence)], now)
-        return Claim(journal.fence, sent, journal.found(now))
+        return Claim(journal.fence, token, sent, journal.found(now))
 
     async def due(self, limit: int, skip: int = 0) -> Sequence[str]:
         now = self._now()
@@ -120,6 +120,7 @@ class MemorySagaStore:
         if journal is None or journal.length != length:
             return False
         journal.fence, journal.lease, journal.handed = self._fence(now), 0, True
+        journal.token = ""
         journal.recoveries = 0
         journal.add(entries, now)
         self._move(journal, state, now, keep)
@@ -154,9 +155,9 @@ class MemorySagaStore:
             answers.append(Confirmation(sent) if ours else None)
         return answers
 
-    def hand_over_later(self, id: str, fence: int) -> None:
+    def hand_over_later(self, id: str, token: str) -> None:
         journal = self._open.get(id)
-        if journal is not None and journal.fence == fence:
+        if journal is not None and journal.token == token:
             journal.lease, journal.handed = 0, True
             self._tell(id)
 

@@ -65,20 +65,20 @@ class RedisSagaStore:
         if said[0] == 0:
             return found_in(said[1], said[2])
         found = Found(head, SagaState.RUNNING, tuple(entries), said[1], said[1], len(entries), ttl, 0)
-        return Claim(said[2], ride.sent, found)
+        return Claim(said[2], token, ride.sent, found)
 
     async def append(self, write: Write) -> Told | None:
         facts = (write.fence, write.state.value, write.keep, int(write.progress))
         said = await self._ride(_APPEND, write.id, *facts, *flat(write.entries)).future
         return Told(said[1], said[2].decode() or None) if said[0] else None
 
-    async def claim(self, id: str, version: int, ttl: int) -> Claim | None:
-        ride = self._ride(_CLAIM, id, version, ttl, undo=True)
+    async def claim(self, id: str, version: int, token: str, ttl: int) -> Claim | None:
+        ride = self._ride(_CLAIM, id, version, token, ttl, undo=token)
         said = await ride.future
         if said[0] == 0:
             return None
         fields = fields_of(said[2])
-        return Claim(int(fields[b"f"]), ride.sent, found_in(said[1], said[2]))
+        return Claim(int(fields[b"f"]), token, ride.sent, found_in(said[1], said[2]))
 
     async def due(self, limit: int, skip: int = 0) -> Sequence[str]:
         self._warn()
@@ -124,9 +124,9 @@ class RedisSagaStore:
                 answers.append(error)
         return answers
 
-    def hand_over_later(self, id: str, fence: int) -> None:
+    def hand_over_later(self, id: str, token: str) -> None:
         if self._backend.is_open:
-            future = self._ride(_HAND_OVER, id, fence, must=True).future
+            future = self._ride(_HAND_OVER, id, token, must=True).future
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def watch(self, id: str, wake: Wake) -> Callable[[], None]:
@@ -163,12 +163,18 @@ class RedisSagaStore:
         return self._backend.key("saga", self._name, id, tag=_tag(_part_of(id)))
 
     def _ride(
-        self, verb: int, id: str, *args: Argument, part: int = -1, must: bool = False, undo: bool = False
+        self,
+        verb: int,
+        id: str,
+        *args: Argument,
+        part: int = -1,
+        must: bool = False,
+        undo: str | None = None,
     ) -> Ride:
         sets = self._sets[_part_of(id) if part < 0 else part]
         keys = (sets[0] if part >= 0 else self._key(id), *sets)
         words = (len(args) + 2, verb, id.encode("utf-8", "surrogatepass"), *args)
-        ride = Ride(self, keys, words, must, id if undo else None)
+        ride = Ride(self, keys, words, must, (id, undo) if undo else None)
         self._backend.join(_SCRIPT, ride, self._head)
         return ride
 

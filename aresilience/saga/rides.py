@@ -16,7 +16,7 @@ __all__ = ["Ride", "fields_of", "flat", "found_in", "text"]
 
 class Ride:
     """One verb for one saga. `must`: it is sent even if nobody waits for the answer. `claims`: the id of what
-    it claims, to be handed over if nobody waits."""
+    it claims, and the token by which it is handed over if nobody waits."""
 
     __slots__ = ("_claims", "_must", "_store", "_words", "future", "keys", "sent")
 
@@ -26,7 +26,7 @@ class Ride:
         keys: Sequence[Argument],
         words: tuple[Argument, ...],
         must: bool,
-        claims: str | None,
+        claims: tuple[str, str] | None,
     ) -> None:
         self.keys = keys
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -48,7 +48,7 @@ class Ride:
         if not self.future.done():
             self.future.set_result(item)
         elif self._claims is not None and item[0]:
-            self._store.hand_over_later(self._claims, int(fields_of(item[2])[b"f"]))
+            self._store.hand_over_later(*self._claims)
 
     def fail(self, error: BackendError) -> None:
         if not self.future.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from aresilience.saga.machine import Course
 from aresilience.saga.record import Did, Entry, SagaState
 from aresilience.saga.store import Claim, Found, Head, SagaStore, Write
 from aresilience.saga.stores import store_on
+from aresilience.saga.wanted import Wanted
 from aresilience.saga.worker import SagaWorker
 
 __all__ = ["Running"]
@@ -133,11 +135,17 @@ class Running(Definition):
         """Go on with a saga that nobody owns. False if somebody does by now."""
         if id in self.running:
             return True
-        claim = await self.store.claim(id, self.plan.version, round(self.lease * 1e6))
+        claim = await self.claimed(id)
         if claim is None:
             return False
         self.take(claim)
         return True
+
+    async def claimed(self, id: str) -> Claim | None:
+        """Own a saga, if nobody does."""
+        store, ttl = self.store, round(self.lease * 1e6)
+        wanted = Wanted(store, id, self.lease)
+        return await wanted.ask(lambda token: store.claim(id, self.plan.version, token, ttl))
 
     def take(self, claim: Claim) -> Conductor | None:
         """Go on with what was claimed; or park it, if that cannot be."""
@@ -176,16 +184,17 @@ class Running(Definition):
     async def _begin(self, id: str, input: Any, packed: bytes) -> Found | None:
         deadline = 0 if self.deadline is None else round(self.deadline * 1e6)
         head = Head(id, self.plan.version, self.plan.fingerprint, packed, deadline)
-        store, token = self.store, entropy().token()
+        store, ttl = self.store, round(self.lease * 1e6)
         first = Course(self.plan).next(0).start
         starts = [Entry(Did.START, step, 1) for step in first]
-        for tries in range(1, _BEGIN_TRIES + 1):
-            try:
-                claim = await store.begin(head, starts, token, round(self.lease * 1e6))
-                break
-            except OutcomeUnknown:  # the token makes it safe to ask again
-                if tries == _BEGIN_TRIES:
-                    raise
+
+        async def begin(token: str) -> Claim | Found:
+            for _ in range(_BEGIN_TRIES - 1):
+                with contextlib.suppress(OutcomeUnknown):  # the token makes it safe to ask again
+                    return await store.begin(head, starts, token, ttl)
+            return await store.begin(head, starts, token, ttl)
+
+        claim = await Wanted(store, id, self.lease).ask(begin)
         if isinstance(claim, Found):
             return claim
         run = Conductor(self, store, input, claim, first)

@@ -7,12 +7,12 @@
 -- ARGV     then for each entry: number of arguments, verb, id, and the rest of the arguments; times in microseconds
 --            0 begin   version, fingerprint, input, deadline, token, ttl, then name and payload of each fact
 --            1 append  fence, state, keep, progress, facts
---            2 claim   highest version, ttl
+--            2 claim   highest version, token, ttl
 --            3 load
 --            4 change  length, state, keep, facts
 --            5 abort   reason
 --            6 renew   fence, ttl
---            7 hand over  fence
+--            7 hand over  token
 --            8 due     how many, how many to skip, ttl
 -- returns  nonce, then for each entry
 --            begin     {1, now, fence}, or {0, now, the hash}
@@ -112,10 +112,10 @@ verbs['2'] = function(k, a)
   end
   if not OPEN[known[1]] or lease > now or tonumber(known[4]) > tonumber(a[3]) then return {0} end
   local fence = math.max(tonumber(known[5]) + 1, now)
-  call('HSET', k.saga, 'f', int(fence), 'l', int(now + a[4]), 'w', a[4], 't', '0', 'o', '')
+  call('HSET', k.saga, 'f', int(fence), 'l', int(now + a[5]), 'w', a[5], 't', '0', 'o', a[4])
   if known[6] ~= '1' then call('HINCRBY', k.saga, 'r', 1) end
   add(k, {'recover:' .. int(fence) .. ':', ''}, 1)
-  call('ZADD', k.open, int(now + a[4]), id)
+  call('ZADD', k.open, int(now + a[5]), id)
   return {1, now, call('HGETALL', k.saga)}
 end
 
@@ -128,7 +128,7 @@ end
 verbs['4'] = function(k, a)
   local known = call('HMGET', k.saga, 'q', 's', 'f')
   if known[1] ~= a[3] then return 0 end
-  call('HSET', k.saga, 'f', int(math.max(tonumber(known[3]) + 1, now)), 'l', '0', 't', '1', 'r', '0')
+  call('HSET', k.saga, 'f', int(math.max(tonumber(known[3]) + 1, now)), 'l', '0', 't', '1', 'r', '0', 'o', '')
   add(k, a, 6)
   move(k, a[2], known[2], a[4], tonumber(a[5]))
   return 1
@@ -151,7 +151,7 @@ verbs['6'] = function(k, a)
 end
 
 verbs['7'] = function(k, a)
-  if call('HGET', k.saga, 'f') ~= a[3] then return 0 end
+  if call('HGET', k.saga, 'o') ~= a[3] then return 0 end
   call('HSET', k.saga, 'l', '0', 't', '1')
   if call('ZADD', k.open, 'XX', 'CH', int(now), a[2]) == 1 then call('PUBLISH', channel, '+' .. k.saga) end
   return 1

@@ -57,9 +57,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """It is ours: `fence` says so on every write; `sent` is the keeper's clock when the request left."""
+    """It is ours: `fence` says so on every write, and `token` when it is handed over; `sent` is the keeper's
+    clock when the request left."""
 
     fence: int
+    token: str
     sent: float
     found: Found
 
@@ -96,8 +98,8 @@ class SagaStore(Protocol):
     def append(self, write: Write) -> Awaitable[Told | None]:
         """Add to it; None: somebody else owns it, and nothing was written."""
 
-    def claim(self, id: str, version: int, ttl: int) -> Awaitable[Claim | None]:
-        """Own it, if nobody does, it is open, and it is of at most this version."""
+    def claim(self, id: str, version: int, token: str, ttl: int) -> Awaitable[Claim | None]:
+        """Own it, as `token`, if nobody does, it is open, and it is of at most this version."""
 
     def due(self, limit: int, skip: int = 0) -> Awaitable[Sequence[str]]:
         """Ids of sagas that nobody owns, the oldest first."""
@@ -119,8 +121,9 @@ class SagaStore(Protocol):
     async def renew(self, leases: Sequence[HasClaim]) -> Sequence[Confirmation | BackendError | None]:
         """For the keeper."""
 
-    def hand_over_later(self, id: str, fence: int) -> None:
-        """Give it up, without waiting for an answer: another may claim it at once."""
+    def hand_over_later(self, id: str, token: str) -> None:
+        """Give it up, if `token` owns it (by then, where that was asked before), without waiting for an answer:
+        another may claim it at once."""
 
     def watch(self, id: str, wake: Wake) -> Callable[[], None]:
         """Have `wake` called when it may have changed; "" for any. Returns what ends that."""

@@ -104,7 +104,7 @@ class SagaWorker:
 
     async def _take(self, id: str) -> None:
         saga = self._saga
-        claim = await saga.store.claim(id, saga.plan.version, round(saga.lease * 1e6))
+        claim = await saga.claimed(id)
         if claim is None:
             return
         self.taken += 1

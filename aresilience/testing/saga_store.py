@@ -93,25 +93,25 @@ async def _check_appending(store: SagaStore) -> None:
 async def _check_claiming(store: SagaStore, pass_time: Callable[[float], Awaitable[object]]) -> None:
     claim = await _begun(store, "claim", ttl=50_000)
     await _begun(store, "newer", ttl=50_000, version=9)
-    assert await store.claim("claim", 2, _MINUTE) is None, "its owner lives"
+    assert await store.claim("claim", 2, "claimer", _MINUTE) is None, "its owner lives"
     assert "claim" not in await store.due(100)
     await pass_time(0.06)
     assert {"claim", "newer"} <= set(await store.due(100))
-    assert await store.claim("newer", 2, _MINUTE) is None, "of a version that is not known yet"
+    assert await store.claim("newer", 2, "claimer", _MINUTE) is None, "of a version that is not known yet"
     told = await store.append(_write("claim", claim.fence, Entry(Did.DONE, "a", 1, b"r")))
     assert told is not None, "late, but nobody has claimed it"
-    taken = await store.claim("claim", 2, _MINUTE)
+    taken = await store.claim("claim", 2, "claimer", _MINUTE)
     assert taken is not None
     assert taken.fence > claim.fence
     assert taken.found.recoveries == 1
     assert [e.did for e in taken.found.entries] == [Did.START, Did.DONE, Did.RECOVER]
-    assert await store.claim("claim", 2, _MINUTE) is None, "one at a time"
+    assert await store.claim("claim", 2, "claimer", _MINUTE) is None, "one at a time"
     assert await store.append(_write("claim", claim.fence, Entry(Did.DONE, "b", 1))) is None, "fenced"
-    store.hand_over_later("claim", claim.fence)  # not his any more
-    assert await store.claim("claim", 2, _MINUTE) is None
-    store.hand_over_later("claim", taken.fence)
+    store.hand_over_later("claim", claim.token)  # not his any more
+    assert await store.claim("claim", 2, "claimer", _MINUTE) is None
+    store.hand_over_later("claim", taken.token)
     await pass_time(0.02)
-    third = await store.claim("claim", 2, _MINUTE)
+    third = await store.claim("claim", 2, "claimer", _MINUTE)
     assert third is not None
     assert third.found.recoveries == 1, "handed over, not died"
     progress = _write("claim", third.fence, Entry(Did.DONE, "b", 1, b"r"))
@@ -133,14 +133,14 @@ async def _check_people(store: SagaStore) -> None:
     assert [id_ async for id_ in store.ids([SagaState.STUCK])] == ["people"]
     found = await _loaded(store, "people")
     assert found.leased == 0
-    assert await store.claim("people", 2, _MINUTE) is None, "it waits for a person"
+    assert await store.claim("people", 2, "claimer", _MINUTE) is None, "it waits for a person"
     retry = [Entry(Did.RETRY, "", found.length)]
     assert not await store.change("people", found.length - 1, retry, SagaState.COMPENSATING, 0)
     assert await store.change("people", found.length, retry, SagaState.COMPENSATING, 0)
     assert not await store.change("people", found.length, retry, SagaState.COMPENSATING, 0), "once"
     assert await store.append(_write("people", claim.fence, stuck)) is None, "it is nobody's now"
     assert "people" in await store.due(100)
-    assert await store.claim("people", 2, _MINUTE) is not None
+    assert await store.claim("people", 2, "claimer", _MINUTE) is not None
 
 
 async def _check_retention(store: SagaStore, pass_time: Callable[[float], Awaitable[object]]) -> None:
@@ -150,7 +150,7 @@ async def _check_retention(store: SagaStore, pass_time: Callable[[float], Awaita
         told = await store.append(_write("short", claim.fence, end, state=SagaState.DONE, keep=50_000))
         assert told is not None
     assert (await _loaded(store, "short")).state is SagaState.DONE
-    assert await store.claim("short", 2, _MINUTE) is None
+    assert await store.claim("short", 2, "claimer", _MINUTE) is None
     await pass_time(0.06)
     assert await store.load("short") is None
     assert isinstance(await store.begin(_HEAD, [], "three", _MINUTE), Found), "open ones stay"
@@ -162,7 +162,7 @@ async def _check_loss(store: SagaStore, lose: Callable[[str], Awaitable[object]]
     for verb in (
         lambda: store.append(_write("lost", claim.fence)),
         lambda: _begun(store, "lost"),
-        lambda: store.claim("lost", 2, _MINUTE),
+        lambda: store.claim("lost", 2, "claimer", _MINUTE),
         lambda: _begun(store, "lost"),
     ):
         try:
