@@ -103,7 +103,7 @@ class SagaHandle:
                     return _ended_elsewhere(saga, found)
                 if found.leased == 0 and await saga.adopt(self.id):
                     continue
-                pause = min(_LOOK, max(0.05, found.leased / 1e6))
+                pause = min(_LOOK, max(0.05, found.leased / 1e6)) if found.leased else 1.0
                 await asyncio.wait([news], timeout=pause)
             finally:
                 end_watch()

@@ -77,6 +77,7 @@ class Course:
         "_ready",
         "_stack",
         "_todo",
+        "_turned_for",
         "_unknown",
         "abort",
         "by_hand",
@@ -106,6 +107,7 @@ class Course:
         self._left = len(plan.compensable)
         self._todo = len(plan.steps)
         self._stack: list[str] = []
+        self._turned_for = ("", "")
         self._ready: dict[str, None] = dict.fromkeys(s for s in plan.compensable if not plan.steps[s].after)
         if not plan.compensable:
             self._pass_compensable()
@@ -246,7 +248,15 @@ class Course:
 
     def _park(self, entry: Entry) -> None:
         self.state = SagaState.PARKED
+        self._turned_for = self.cause, self.cause_step
         self.cause, self.cause_step = entry.text, entry.step
+
+    def _go_on(self) -> None:
+        """A person said so."""
+        self.by_hand = True
+        if self.state is SagaState.PARKED:
+            self.cause, self.cause_step = self._turned_for
+        self.state = SagaState.COMPENSATING if self.turned else SagaState.RUNNING
 
     def _end(self, entry: Entry) -> None:
         self.state = SagaState(entry.text.partition(" ")[0])
@@ -258,8 +268,7 @@ class Course:
 
     def _retry(self, entry: Entry) -> None:
         """Again, by hand: one step, or ("") all that it waits for."""
-        self.by_hand = True
-        self.state = SagaState.COMPENSATING if self.turned else SagaState.RUNNING
+        self._go_on()
         for step in [entry.step] if entry.step else [*self._unknown, *self._stack[-1:]]:
             progress = self.progress(step)
             if self.turned:
@@ -272,8 +281,7 @@ class Course:
                     self._unknown.remove(step)
 
     def _skip(self, entry: Entry) -> None:
-        self.by_hand = True
-        self.state = SagaState.COMPENSATING if self.turned else SagaState.RUNNING
+        self._go_on()
         progress = self.progress(entry.step)
         progress.state = StepState.SKIPPED
         if self.turned:

@@ -11,16 +11,16 @@ from typing import Any
 from aresilience import arguments
 from aresilience.backend import MemoryBackend
 from aresilience.chance import entropy
-from aresilience.codecs import unpack
-from aresilience.errors import BackendError, CorruptState, OutcomeUnknown
+from aresilience.errors import BackendError, OutcomeUnknown
 from aresilience.saga.conductor import Conductor
 from aresilience.saga.definition import Definition
-from aresilience.saga.facts import SagaMismatch, SagaRecord, SagaTakenOver
+from aresilience.saga.facts import SagaMismatch, SagaRecord
 from aresilience.saga.handle import SagaHandle, SagaResult, record_of
 from aresilience.saga.machine import Course
 from aresilience.saga.record import Did, Entry, SagaState
-from aresilience.saga.store import Claim, Found, Head, SagaStore, Write
+from aresilience.saga.store import Claim, Found, Head, SagaStore
 from aresilience.saga.stores import store_on
+from aresilience.saga.taking import take
 from aresilience.saga.wanted import Wanted
 from aresilience.saga.worker import SagaWorker
 
@@ -138,7 +138,7 @@ class Running(Definition):
         claim = await self.claimed(id)
         if claim is None:
             return False
-        self.take(claim)
+        take(self, claim)
         return True
 
     async def claimed(self, id: str) -> Claim | None:
@@ -146,35 +146,6 @@ class Running(Definition):
         store, ttl = self.store, round(self.lease * 1e6)
         wanted = Wanted(store, id, self.lease)
         return await wanted.ask(lambda token: store.claim(id, self.plan.version, token, ttl))
-
-    def take(self, claim: Claim) -> Conductor | None:
-        """Go on with what was claimed; or park it, if that cannot be."""
-        found = claim.found
-        self.tell(lambda at: SagaTakenOver(self.name, at, found.recoveries))
-        definition = self.definition_of(found.head)
-        why = ""
-        input = None
-        if definition is None:
-            known = ", ".join(f"{v} ({s.plan.fingerprint})" for v, s in sorted(self._older.items()))
-            why = (
-                f"it was begun with version {found.head.version} ({found.head.fingerprint}) of the definition; "
-                f"known here: {known}. Register that one, Saga(…, older=[…]), and resume it"
-            )
-        elif found.recoveries > self.max_recoveries:
-            why = f"it was taken over {found.recoveries} times without getting any further"
-        else:
-            try:
-                definition.check()
-                input = unpack(definition.input_codec(), found.head.input)
-            except (CorruptState, TypeError) as error:
-                why = f"its input cannot be read: {error}"
-        if definition is None or why:
-            self.store.keeper.aside(self._park(claim, why))
-            return None
-        run = Conductor(definition, self.store, input, claim)
-        run.course.take_over()
-        self._conduct(run)
-        return run
 
     def _attached(self, id: str, there: bytes, packed: bytes) -> SagaHandle:
         if there != packed:
@@ -199,10 +170,11 @@ class Running(Definition):
             return claim
         run = Conductor(self, store, input, claim, first)
         self.tell_change(None, SagaState.RUNNING)
-        self._conduct(run)
+        self.conduct(run)
         return None
 
-    def _conduct(self, run: Conductor) -> None:
+    def conduct(self, run: Conductor) -> None:
+        """Run it aside."""
         self.running[run.id] = run
         self.store.keeper.aside(self._conducted(run))
 
@@ -212,16 +184,6 @@ class Running(Definition):
         finally:
             if self.running.get(run.id) is run:
                 del self.running[run.id]
-
-    async def _park(self, claim: Claim, why: str) -> None:
-        entry = Entry(Did.PARK, "", claim.fence, why.encode("utf-8", "replace"))
-        write = Write(claim.found.head.id, claim.fence, [entry], SagaState.PARKED, 0)
-        try:
-            await self.store.append(write)
-        except BackendError as error:
-            self.tell_degraded(error)  # its lease ends, and it is claimed again
-            return
-        self.tell_change(claim.found.state, SagaState.PARKED)
 
     async def _abort_later(self, id: str) -> None:
         try:

@@ -34,7 +34,8 @@ class Saga(Running):
     - `codec`, `max_bytes`: how inputs and results are kept, unless a step says; see `aresilience.codecs`.
     - `input`: the type of the input, where the annotation of the first step, `SagaContext[…]`, does not say.
 
-    Without `backend` the journals are in this process and end with it. A change of state is told as
+    Steps run in tasks of their own, which have neither the caller's deadline nor its context variables. Without
+    `backend` the journals are in this process and end with it. A change of state is told as
     `SagaChanged`, or, where a person is needed, `SagaNeedsHelp`.
     """
 

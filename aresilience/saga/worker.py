@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from aresilience.backend.backend import to_the_end
 from aresilience.chance import entropy
 from aresilience.errors import BackendError
+from aresilience.saga.facts import SagaInterrupted
+from aresilience.saga.taking import take
 
 if TYPE_CHECKING:
     from aresilience.saga.conductor import Conductor
@@ -70,6 +72,8 @@ class SagaWorker:
                     await self._round()
                 except BackendError as error:
                     self._saga.tell_degraded(error)
+                except SagaInterrupted:
+                    return  # the backend was closed around us
                 hears = asyncio.get_running_loop().create_task(news.wait())
                 waits_for: set[asyncio.Future[Any]] = {hears}
                 if len(self._runs) >= self._concurrency:
@@ -108,7 +112,7 @@ class SagaWorker:
         if claim is None:
             return
         self.taken += 1
-        run = saga.take(claim)
+        run = take(saga, claim)
         if run is not None:
             self._runs.add(run)
 

@@ -249,6 +249,24 @@ async def test_a_restart_keeps_what_was_confirmed(
     )
 
 
+async def test_two_recoverers_race(both: tuple[Any, Any], redis_server: RedisServer) -> None:
+    """G3: two workers on two connections, a hundred sagas whose owner is gone: each is taken over once."""
+    effects: list[str] = []
+    async with ar.connect(redis_server.url, deadline=1.0) as closing:
+        gone = Process(closing, effects)
+        gone.gates["order"] = asyncio.Event()
+        handles = [await gone.saga.start({"id": str(i)}, id=str(i)) for i in range(100)]
+    effects.clear()
+    one, two = (Process(backend, effects) for backend in both)
+    async with one.saga.worker() as first, two.saga.worker() as second, asyncio.timeout(20):
+        while [record.id async for record in one.saga.list(ar.SagaState.RUNNING)]:
+            await asyncio.sleep(0.02)
+        assert first.taken + second.taken == len(handles)
+    assert len(one.seen.of(ar.SagaTakenOver)) + len(two.seen.of(ar.SagaTakenOver)) == 100
+    for name in ("order", "stock", "pay", "ship"):
+        assert effects.count(name) == 100
+
+
 async def test_open_journals_have_no_ttl_ended_ones_have(both: tuple[Any, Any]) -> None:
     """While it is open or waits for a person it stays; ended, for its retention; reopened, it stays again."""
     one = Process(both[0], [], retention=1000.0)
