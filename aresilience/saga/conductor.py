@@ -58,9 +58,9 @@ class Conductor(Kept):
     """Owns one saga. `over` is done when this process has ended its work on it."""
 
     __slots__ = (
-        "_batch", "_conducting", "_cut", "_deadline", "_facts", "_first", "_loop", "_lost", "_progress",
-        "_stopping", "_tasks", "_undo_ends", "_wake", "_winding", "causes", "course", "fence", "id",
-        "input", "over", "packed", "saga", "store", "token", "values",
+        "_batch", "_conducting", "_cut", "_deadline", "_ended", "_facts", "_first", "_loop", "_lost",
+        "_progress", "_stopping", "_tasks", "_undo_ends", "_wake", "_winding", "_woken", "causes",
+        "course", "fence", "id", "input", "over", "packed", "saga", "store", "token", "values",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +87,8 @@ class Conductor(Kept):
         self._tasks: dict[asyncio.Task[Ended], str] = {}
         self._wake: asyncio.Future[None] | None = None
         self._stopping = self._conducting = False
+        self._woken = False
+        self._ended: list[asyncio.Task[Ended]] = []
         self._cut: set[asyncio.Task[Ended]] = set()
         self._facts: list[Callable[[], None]] = []
         self._winding: asyncio.Future[None] = self._loop.create_future()
@@ -122,6 +124,7 @@ class Conductor(Kept):
 
     def wake(self) -> None:
         """Look again."""
+        self._woken = True
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -130,6 +133,10 @@ class Conductor(Kept):
             self._lost = why
             self._cancel_all()
             self.wake()
+
+    def _step_ended(self, task: asyncio.Task[Ended]) -> None:
+        self._ended.append(task)
+        self.wake()
 
     def _cancel_all(self) -> None:
         for task in self._tasks:
@@ -162,10 +169,9 @@ class Conductor(Kept):
                 self.over.set_result(ending)
 
     async def _settle(self) -> None:
-        while self._tasks:
-            done, _ = await asyncio.wait(self._tasks)
-            for task in done:
-                del self._tasks[task]
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks.clear()
 
     async def _conduct(self) -> Ending:
         course = self.course
@@ -184,7 +190,10 @@ class Conductor(Kept):
                     continue
             for step, number, back in launch:
                 work: Coroutine[Any, Any, Ended] = (undo if back else act)(self, step, number)
-                self._tasks[self._loop.create_task(work, name=f"saga step {step}")] = step
+                task = self._loop.create_task(work, name=f"saga step {step}")
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # as for ourselves
+                self._tasks[task] = step
+                task.add_done_callback(self._step_ended)
             if not await self._wait():
                 return await self._stopped()
 
@@ -243,19 +252,21 @@ class Conductor(Kept):
         when = self._undo_ends if self.course.turned else self._deadline
         if not self.course.turned and (self.course.past_pivot or self.course.by_hand):
             when = None
-        now = self._loop.time()
-        if when is not None and when <= now:
+        timer = None
+        if when is not None and when <= self._loop.time():
             for task in self._tasks.keys() - self._cut:  # it is too late for them
                 self._cut.add(task)
                 task.cancel()
-            when = None
-        self._wake = self._loop.create_future()
-        waits_for: set[asyncio.Future[Any]] = {*self._tasks, self._wake}
-        await asyncio.wait(
-            waits_for,
-            timeout=None if when is None else when - now,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        elif when is not None:
+            timer = self._loop.call_at(when, self.wake)
+        try:
+            if not self._woken:
+                self._wake = self._loop.create_future()
+                await self._wake
+        finally:
+            self._woken = False
+            if timer is not None:
+                timer.cancel()
         if not self._is_ours():
             return False
         self._collect()
@@ -265,20 +276,21 @@ class Conductor(Kept):
         return self._lost is None
 
     def _collect(self) -> None:
-        for task in [task for task in self._tasks if task.done()]:
+        ended, self._ended = self._ended, []
+        for task in ended:
             step = self._tasks.pop(task)
             progress = self.course.progress(step)
             self._cut.discard(task)
             if not task.cancelled() and not isinstance(task.exception(), _StoppedError):
-                ended = task.result()
-                self.note(ended.entry)
-                self._progress |= ended.entry.did in (Did.DONE, Did.UNDONE)
-                if ended.error is not None:
-                    self.causes[step] = ended.error
-                    if ended.entry.did is Did.STUCK:
+                found = task.result()
+                self.note(found.entry)
+                self._progress |= found.entry.did in (Did.DONE, Did.UNDONE)
+                if found.error is not None:
+                    self.causes[step] = found.error
+                    if found.entry.did is Did.STUCK:
                         self._changed(SagaState.COMPENSATING, step)
-                if ended.entry.did is Did.DONE:
-                    self.values[step] = ended.value
+                if found.entry.did is Did.DONE:
+                    self.values[step] = found.value
             elif self._stopping or self._lost is not None or not task.cancelled():
                 continue  # nobody knows: the next owner makes it again
             elif self.course.turned:
@@ -296,6 +308,7 @@ class Conductor(Kept):
         self._cancel_all()
         if self._tasks:
             await asyncio.wait(self._tasks)
+            await asyncio.sleep(0)  # for `_step_ended`
         if self._lost is None:
             self._collect()
             try:

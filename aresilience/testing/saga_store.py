@@ -91,11 +91,11 @@ async def _check_appending(store: SagaStore) -> None:
 
 
 async def _check_claiming(store: SagaStore, pass_time: Callable[[float], Awaitable[object]]) -> None:
-    claim = await _begun(store, "claim", ttl=50_000)
-    await _begun(store, "newer", ttl=50_000, version=9)
+    claim = await _begun(store, "claim", ttl=400_000)
+    await _begun(store, "newer", ttl=400_000, version=9)
     assert await store.claim("claim", 2, "claimer", _MINUTE) is None, "its owner lives"
     assert "claim" not in await store.due(100)
-    await pass_time(0.06)
+    await pass_time(0.42)
     assert {"claim", "newer"} <= set(await store.due(100))
     assert await store.claim("newer", 2, "claimer", _MINUTE) is None, "of a version that is not known yet"
     told = await store.append(_write("claim", claim.fence, Entry(Did.DONE, "a", 1, b"r")))
