@@ -13,6 +13,7 @@ from benchmarks import (
     locks_many,
     memory,
     over_redis,
+    sagas,
 )
 from benchmarks.fresh import Sampled
 from benchmarks.harness import Benchmark
@@ -30,6 +31,7 @@ ALL: tuple[Benchmark, ...] = (
     *locks.ALL,
     *locks_many.ALL,
     *idempotency.ALL,
+    *sagas.ALL,
 )
 
 SAMPLED: dict[str, Sampled] = {each.name: each for each in ALL if isinstance(each, Sampled)}

@@ -100,8 +100,8 @@ class RedisServer:
 
 
 @contextmanager
-def running() -> Iterator[RedisServer]:
-    """Start one, and kill it at the end."""
+def running(*more: str) -> Iterator[RedisServer]:
+    """Start one, with these options, and kill it at the end."""
     binary = program()
     if binary is None:
         raise FileNotFoundError(NO_SERVER)
@@ -109,7 +109,7 @@ def running() -> Iterator[RedisServer]:
     options = ("--bind", _HOST, "--port", str(port), "--save", "", "--appendonly", "no")
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [binary, *options, "--dir", folder],
+            [binary, *options, "--dir", folder, *more],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -11,6 +11,7 @@
 - `FaultyBackend`: a backend in memory whose answers are late, lost or doubled, by plan or by seed.
 - `FaultProxy`: between a client and a real server: delays, swallows, resets, splits.
 - `check_idempotency_store`: whether a store of your own keeps its contract.
+- `check_saga_store`: what a store of sagas must do, for one of your own.
 - `SeededEntropy`: chance that repeats; the virtual loop has one.
 """
 
@@ -21,6 +22,7 @@ from aresilience.testing.idempotency import check_idempotency_store
 from aresilience.testing.proxy import FaultProxy, Traffic
 from aresilience.testing.recorder import Recorder
 from aresilience.testing.retries import quick_retries
+from aresilience.testing.saga_store import check_saga_store
 from aresilience.testing.virtual import Deadlock, VirtualLoop, run_virtual
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "VirtualLoop",
     "cancel_sweep",
     "check_idempotency_store",
+    "check_saga_store",
     "quick_retries",
     "run_virtual",
 ]

@@ -24,7 +24,7 @@ RULE = re.search(r"^ACL SETUSER service (.+)$", README.read_text(), re.MULTILINE
 
 
 async def test_v6_the_rights_in_the_readme_are_enough(start_redis: Callable[..., RedisServer]) -> None:
-    """V6: limits of every algorithm, reservations, a shared breaker and its news, all kinds of locks work."""
+    """V6: limits of every algorithm, reservations, a shared breaker, all kinds of locks, and sagas work."""
     assert RULE is not None
     server = start_redis()
     assert server.command("ACL", "SETUSER", "service", *RULE[1].split()) == "OK"
@@ -71,7 +71,45 @@ async def test_v6_the_rights_in_the_readme_are_enough(start_redis: Callable[...,
         assert await idem.evict("k")
         with pytest.raises(ar.Refused, match="0 of 1 replicas"):
             await ar.Lock("g", wait_replicas=1, backend=backend).acquire()
+        await sagas_work(backend, other)
         await two.reset()
         while one.state is not ar.BreakerState.CLOSED:
             await asyncio.sleep(0.002)
     assert not seen.of(ar.StoreDegraded)
+
+
+async def sagas_work(backend: ar.Backend, other: ar.Backend) -> None:
+    """Done, undone, aborted, stuck, skipped, taken over, listed, forced; and a barrier."""
+    for one in (backend, other):
+        saga = ar.Saga("s", lease=0.2, backend=one)
+        barrier = ar.SagaBarrier("b", backend=one)
+
+        @saga.step
+        async def a(ctx: ar.SagaContext[str], barrier: ar.SagaBarrier = barrier) -> None:
+            await barrier.run(ctx.idempotency_key, "return 1")
+
+        @a.compensate(attempts=1)
+        async def undo(ctx: ar.SagaContext[str], result: None) -> None:
+            if ctx.input == "stuck":
+                raise OSError
+
+        @saga.step
+        async def b(ctx: ar.SagaContext[str]) -> None:
+            if ctx.input == "slow":
+                await asyncio.sleep(0.3)
+            elif ctx.input != "good":
+                raise ar.Fail
+
+    assert (await saga.run("good")).last is None
+    with pytest.raises(ar.SagaStuck):
+        await saga.run("stuck", id="stuck")
+    with pytest.raises(ar.SagaFailed):
+        await (await saga.skip("stuck", a)).result()
+    slow = await saga.start("slow", id="slow")
+    assert await slow.abort()
+    with pytest.raises(ar.SagaFailed):
+        await slow.result()
+    await saga.start("slow", id="forced")
+    await saga.force("forced", "enough")
+    async with saga.worker():
+        assert len([record async for record in saga.list()]) == 4

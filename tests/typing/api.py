@@ -257,6 +257,72 @@ async def idempotency() -> None:
 ar.Idempotency(in_flight="run")  # type: ignore[arg-type]
 ar.Idempotency(on_abandoned=print)  # type: ignore[arg-type]
 ar.Idempotency("payments")  # type: ignore[call-arg, arg-type]
+# Sagas
+
+checkout = ar.Saga("checkout", version=2, deadline=timedelta(minutes=1), lease=30, listeners=[Recorder()])
+
+
+@checkout.step
+async def create_order(ctx: ar.SagaContext[User]) -> str:
+    """A step."""
+    assert_type(ctx.input, User)
+    return ctx.idempotency_key
+
+
+@create_order.compensate
+async def delete_order(ctx: ar.SagaContext[User], order: str | None) -> None:
+    """How it is undone."""
+
+
+@checkout.step(
+    after=[create_order], retry=ar.Retry(on=OSError), timeout=ar.Timeout(1.0), on_exhausted="park"
+)
+async def count_stock(ctx: ar.SagaContext[User]) -> int:
+    """A step beside others."""
+    assert_type(ctx.result(create_order), str)
+    raise ar.RetryStep(after=5.0)
+
+
+@count_stock.compensate(attempts=3, backoff=ar.Backoff.constant(1.0))
+async def uncount(ctx: ar.SagaContext[User], counted: int | None) -> None:
+    """With options."""
+
+
+@checkout.pivot(timeout=5.0)
+async def charge(ctx: ar.SagaContext[User]) -> None:
+    """The point of no return."""
+    raise ar.Fail("no money")
+
+
+@checkout.retriable
+async def ship(ctx: ar.SagaContext[User]) -> bytes:
+    """After it."""
+    return b""
+
+
+async def sagas(user: User) -> None:
+    """Running them, and looking after them."""
+    result = await checkout.run(user, id="1")
+    assert_type(result[count_stock], int)
+    assert_type(result[ship], bytes)
+    assert_type(create_order, ar.Step[str])
+    handle = await checkout.start(user)
+    assert_type(await handle.abort("no"), bool)
+    assert_type(await handle.result(), ar.SagaResult)
+    assert_type(await checkout.get("1"), ar.SagaRecord | None)
+    async for record in checkout.list(state=ar.SagaState.STUCK):
+        assert_type(record.remaining, tuple[str, ...])
+        assert_type(await checkout.resume(record.id), ar.SagaHandle)
+        assert_type(await checkout.skip(record.id, count_stock, 3), ar.SagaHandle)
+        await checkout.force(record.id, "enough")
+    async with checkout.worker(concurrency=10, every=1.0) as worker:
+        assert_type(worker.taken, int)
+    async with ar.saga(undo_budget=10) as s:
+        found = await s.do(fetch(1), undo=lambda user: user)
+        assert_type(found, User)
+    await result["create_order"]  # type: ignore[index]
+    checkout.step(after=3)  # type: ignore[call-overload]
+    checkout.step(on_exhausted="ignore")  # type: ignore[call-overload]
 
 
 # Wrong uses
