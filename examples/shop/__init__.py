@@ -23,8 +23,11 @@ The protected shop makes promises (`promises.py`); the exit status is 0 only if 
 - no other visitor is refused;
 - of the job that books the takings (`books.py`) every unit is done once, though three workers could do it, and
   the one that leads is killed;
-- one other takes over within the ttl of the election and a second.
+- one other takes over within the ttl of the election and a second;
+- each order (`customers.py` sends them twice, goes away and comes back; `partners.py` loses answers) is
+  complete or undone with all partners, and on Redis so though a process is killed that works on them;
+- no order is charged twice;
+- each customer is told the truth, the same each time.
 
-To add a pattern: its routes in `service.py`, its policy in `protection.py`, its promise in
-`promises.py`.
+To add a pattern: its service beside `service.py` and `checkout.py`, its promise in `promises.py`.
 """

@@ -15,7 +15,7 @@ import aresilience as ar
 from examples.shop.day import a_day
 from examples.shop.promises import promises
 from examples.shop.protection import REPLICAS
-from examples.shop.report import books, by_phase, events, greed, promised, punctuality, side_by_side
+from examples.shop.report import books, by_phase, events, greed, orders, promised, punctuality, side_by_side
 from examples.shop.timeline import timeline
 
 
@@ -51,6 +51,7 @@ def main() -> int:
     by_phase(console, [plain, protected])
     greed(console, [plain, protected])
     books(console, [plain, protected])
+    orders(console, [plain, protected])
     punctuality(console, [plain, protected])
     events(console, protected)
     timeline(console, protected)

@@ -14,11 +14,13 @@ import httpx
 from rich.console import Console
 
 from examples.shop.books import WORKERS
-from examples.shop.figures import Answer, Entry, Side
+from examples.shop.customers import buy
+from examples.shop.figures import Account, Answer, Entry, Side
 from examples.shop.greedy import be_greedy
+from examples.shop.partners import PARTNERS
 from examples.shop.processes import Processes
 from examples.shop.progress import watch
-from examples.shop.script import KILL, LENGTH
+from examples.shop.script import CRASH, KILL, LENGTH
 from examples.shop.traffic import send, visits
 
 __all__ = ["a_day"]
@@ -52,6 +54,10 @@ async def a_day(console: Console, url: str, replicas: int, seed: int) -> tuple[S
             clerks[side.name] = {
                 name: url for group, url in zip(groups, urls, strict=True) for name in group
             }
+        checkouts = {}
+        for side, partners, options in zip(sides, inventories, ((), ("--protected", *state)), strict=True):
+            checkout = ("examples.shop.checkout", "--partners", partners, *options)
+            checkouts[side.name] = await _all(processes.start(*checkout) for _ in range(replicas))
         fronts = [front for urls in shops.values() for front in urls]
         await _all(client.get(f"{front}/products/hat-s") for front in fronts)  # all of them are up
         begins = time.monotonic() + 0.2
@@ -67,10 +73,17 @@ async def a_day(console: Console, url: str, replicas: int, seed: int) -> tuple[S
                 group.create_task(
                     _kill_the_leader(client, processes, side, ledger, clerks[side.name], begins)
                 )
+            buying = [group.create_task(buy(urls, begins, seed)) for urls in checkouts.values()]
+            if replicas > 1:
+                victims = [urls[0] for urls in checkouts.values()]
+                group.create_task(_crash(processes, victims, begins))
             greedy = [group.create_task(be_greedy(urls, begins)) for urls in shops.values()]
             await send(visits(_RATE, LENGTH, seed), shops, begins, answered)
-        for side, inventory, knocks in zip(sides, inventories, greedy, strict=True):
+        for side, inventory, knocks, orders in zip(sides, inventories, greedy, buying, strict=True):
             side.knocks = knocks.result()
+            side.orders = orders.result()
+            accounts = await _all(client.get(f"{inventory}/{name}") for name in PARTNERS)
+            side.accounts = {name: Account(**a.json()) for name, a in zip(PARTNERS, accounts, strict=True)}
             side.calls = (await client.get(f"{inventory}/stats")).json()
             side.books = await _books(client, inventory, begins)
             journals = [(await client.get(f"{front}/events")).json() for front in shops[side.name]]
@@ -99,6 +112,13 @@ async def _kill_the_leader(
     else:
         await client.post(f"{clerks[name]}/kill/{name}")
     side.killed = time.monotonic() - begins, name
+
+
+async def _crash(processes: Processes, victims: Iterable[str], begins: float) -> None:
+    """Kill a process of each checkout in the middle of what it does."""
+    await asyncio.sleep(begins + CRASH - time.monotonic())
+    for url in victims:
+        processes.kill(url)
 
 
 async def _books(client: httpx.AsyncClient, ledger: str, begins: float) -> list[Entry]:

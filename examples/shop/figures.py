@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import accumulate, pairwise
 
-__all__ = ["Answer", "Entry", "Kind", "Knock", "Side", "Window", "fullest", "percentile", "share"]
+__all__ = [
+    "Account",
+    "Answer",
+    "Entry",
+    "Kind",
+    "Knock",
+    "Order",
+    "Side",
+    "Window",
+    "fullest",
+    "percentile",
+    "share",
+]
 
 
 class Kind(enum.Enum):
@@ -69,6 +81,28 @@ class Entry:
     at: float
 
 
+@dataclass(slots=True)
+class Order:
+    """What a customer wants, how often he sent it, and the answers that he got: receipts, or "" for a no."""
+
+    ref: str
+    sku: str
+    sent: int = 0
+    answers: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a partner did and undid, order by order."""
+
+    done: dict[str, int]
+    undone: dict[str, int]
+
+    def left(self, order: str) -> int:
+        """How often it did it and has not undone it."""
+        return self.done.get(order, 0) - self.undone.get(order, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Some time in which so many were let in, where `allowed` were allowed."""
@@ -98,6 +132,15 @@ class Side:
     """What was booked, in that order,"""
     killed: tuple[float, str] = (math.nan, "")
     """and when which of the workers was killed."""
+
+    orders: list[Order] = field(default_factory=list)
+    """What customers wanted,"""
+    accounts: dict[str, Account] = field(default_factory=dict)
+    """and what the partners did for them."""
+
+    def standing(self, order: Order) -> tuple[int, ...]:
+        """How often each partner did its part, and has not undone it: 1, 1, 1 is an order, 0, 0, 0 none."""
+        return tuple(account.left(order.ref) for account in self.accounts.values())
 
     def between(self, begin: float, end: float) -> list[Answer]:
         """The answers to those who came then, whenever they were answered."""

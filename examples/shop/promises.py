@@ -51,6 +51,7 @@ def promises(plain: Side, protected: Side) -> Iterator[Promise]:
 
     yield from _limits(protected)
     yield from _books(protected)
+    yield from _orders(protected)
 
 
 def _breaker(protected: Side) -> Iterator[Promise]:
@@ -110,4 +111,26 @@ def _books(protected: Side) -> Iterator[Promise]:
         f"leader killed: one other takes over within {TTL + 1:g} s",
         f"{len(after)} did, after {after[0]:.2f} s" if after else "nobody did",
         len(after) == 1 and after[0] <= TTL + 1,
+    )
+
+
+def _orders(protected: Side) -> Iterator[Promise]:
+    orders = protected.orders
+    complete = [order for order in orders if set(protected.standing(order)) == {1}]
+    undone = [order for order in orders if set(protected.standing(order)) == {0}]
+    yield Promise(
+        f"each of {len(orders)} orders complete, or undone",
+        f"{len(complete)} complete, {len(undone)} undone",
+        bool(complete) and bool(undone) and len(complete) + len(undone) == len(orders),
+    )
+    bank = protected.accounts["bank"]
+    most = max((bank.done.get(order.ref, 0) for order in orders), default=0)
+    sent = sum(order.sent for order in orders)
+    yield Promise("no order charged twice", f"at most {most} times, of {sent} requests", most == 1)
+    right = sum(len(set(o.answers)) == 1 and bool(o.answers[0]) for o in complete)
+    right += sum(set(o.answers) == {""} for o in undone)
+    yield Promise(
+        "each customer told the truth, the same each time",
+        f"{right} of {len(orders)}",
+        right == len(orders),
     )

@@ -13,7 +13,7 @@ from examples.shop.promises import Promise
 from examples.shop.protection import AT_ONCE, PER_MINUTE
 from examples.shop.script import DAY, OUTAGE, span
 
-__all__ = ["books", "by_phase", "events", "greed", "promised", "punctuality", "side_by_side"]
+__all__ = ["books", "by_phase", "events", "greed", "orders", "promised", "punctuality", "side_by_side"]
 
 
 def side_by_side(console: Console, sides: list[Side]) -> None:
@@ -93,6 +93,33 @@ def books(console: Console, sides: list[Side]) -> None:
         "booked": lambda side: len({entry.unit for entry in side.books}),
         "booked again": lambda side: len(side.books) - len({e.unit for e in side.books}),
         "killed": lambda side: f"{side.killed[1]} at {side.killed[0]:.1f} s",
+    }
+    for name, cell in rows.items():
+        table.add_row(name, *(str(cell(side)) for side in sides))
+    console.print(table)
+
+
+def orders(console: Console, sides: list[Side]) -> None:
+    """What became of the orders."""
+    table = Table(title="the orders", title_justify="left", title_style="bold")
+    table.add_column("")
+    for side in sides:
+        table.add_column(side.name, justify="right")
+    rows: dict[str, Callable[[Side], object]] = {
+        "orders": lambda side: len(side.orders),
+        "sent": lambda side: sum(order.sent for order in side.orders),
+        "complete": lambda side: sum(set(side.standing(order)) == {1} for order in side.orders),
+        "undone": lambda side: sum(set(side.standing(order)) == {0} for order in side.orders),
+        "half done, or done again": lambda side: sum(
+            set(side.standing(order)) not in ({0}, {1}) for order in side.orders
+        ),
+        "charged in vain": lambda side: sum(
+            max(0, side.accounts["bank"].left(order.ref) - (0 not in side.standing(order)))
+            for order in side.orders
+        ),
+        "customers who were told two things": lambda side: sum(
+            len(set(order.answers)) > 1 for order in side.orders
+        ),
     }
     for name, cell in rows.items():
         table.add_row(name, *(str(cell(side)) for side in sides))

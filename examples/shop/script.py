@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 __all__ = [
+    "CRASH",
     "DAY",
     "KILL",
     "LENGTH",
@@ -69,7 +70,9 @@ DAY = (
 _ENDS = tuple(accumulate(phase.seconds for phase in DAY))
 LENGTH = _ENDS[-1]
 KILL = 12.6
-"""Second of the day at which the worker is killed that keeps the books."""
+"""Second of the day at which the worker is killed that keeps the books,"""
+CRASH = 17.3
+"""and at which, on Redis, one of the processes is killed that take orders."""
 
 
 def span(name: str) -> tuple[float, float]:

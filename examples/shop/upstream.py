@@ -1,4 +1,5 @@
-"""What the shop stands on: the inventory service, which has the bad day, and the ledger, which has not."""
+"""What the shop stands on: the inventory, which has the bad day, the ledger, and the
+partners of its checkout."""
 
 from __future__ import annotations
 
@@ -10,9 +11,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
+from examples.shop.answers import CutOff
 from examples.shop.ledger import Ledger
+from examples.shop.partners import PARTNERS, Partner
 from examples.shop.script import DAY, Ill, fate, phase_at
 from examples.shop.serve import serve
 
@@ -61,24 +63,16 @@ class Inventory:
                 Route("/begin", self.begin, methods=["POST"]),
                 Route("/stats", self.stats),
                 *Ledger().routes(),
+                *(route for name in PARTNERS for route in Partner(name, self._seed).routes()),
             ]
         )
-
-
-class _CutOff(Response):
-    """Promises a hundred bytes and sends one; the server then closes the connection."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-length", b"100")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"{", "more_body": True})
 
 
 _ILL = {
     Ill.BUSY: Response(status_code=503),
     Ill.BUSY_FOR_A_SECOND: Response(status_code=503, headers={"Retry-After": "1"}),
     Ill.CRASH: Response(status_code=500),
-    Ill.CUT_OFF: _CutOff(),
+    Ill.CUT_OFF: CutOff(),
 }
 
 
