@@ -9,6 +9,7 @@
   that no cancel was lost.
 - `FaultyBackend`: a backend in memory whose answers are late, lost or doubled, by plan or by seed.
 - `FaultProxy`: between a client and a real server: delays, swallows, resets, splits.
+- `check_registry_store`: the contract of a store of registrations.
 - `SeededEntropy`: chance that repeats; the virtual loop has one.
 """
 
@@ -17,6 +18,7 @@ from aresilience.testing.cancel import CancelSweepError, SweepReport, cancel_swe
 from aresilience.testing.faulty import FaultyBackend
 from aresilience.testing.proxy import FaultProxy
 from aresilience.testing.recorder import Recorder
+from aresilience.testing.registry import check_registry_store
 from aresilience.testing.virtual import Deadlock, VirtualLoop, run_virtual
 
 __all__ = [
@@ -29,5 +31,6 @@ __all__ = [
     "SweepReport",
     "VirtualLoop",
     "cancel_sweep",
+    "check_registry_store",
     "run_virtual",
 ]

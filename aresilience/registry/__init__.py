@@ -1,0 +1,30 @@
+"""Service registry."""
+
+from aresilience.registry.facts import (
+    DiscoveryChanged,
+    DiscoveryDegraded,
+    NoInstances,
+    Registered,
+    RegistrationLost,
+    RegistrationStatus,
+)
+from aresilience.registry.feed import Watch
+from aresilience.registry.record import Instance, InstanceState
+from aresilience.registry.registration import Registration
+from aresilience.registry.registry import ServiceRegistry
+from aresilience.registry.snapshot import Snapshot
+
+__all__ = [
+    "DiscoveryChanged",
+    "DiscoveryDegraded",
+    "Instance",
+    "InstanceState",
+    "NoInstances",
+    "Registered",
+    "Registration",
+    "RegistrationLost",
+    "RegistrationStatus",
+    "ServiceRegistry",
+    "Snapshot",
+    "Watch",
+]
