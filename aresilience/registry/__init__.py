@@ -8,11 +8,11 @@ from aresilience.registry.facts import (
     RegistrationLost,
     RegistrationStatus,
 )
-from aresilience.registry.feed import Watch
 from aresilience.registry.record import Instance, InstanceState
 from aresilience.registry.registration import Registration
 from aresilience.registry.registry import ServiceRegistry
 from aresilience.registry.snapshot import Snapshot
+from aresilience.registry.watch import Watch
 
 __all__ = [
     "DiscoveryChanged",

@@ -22,6 +22,7 @@ __all__ = ["Instance", "InstanceState", "packed", "service_name", "unpacked"]
 
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9_])?")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?\.?")
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9_.-]{1,32})?")
 _MOST_TEXT = 128
 _MOST_WEIGHT = 1000.0
 _MOST_ENTRIES, _MOST_METADATA = 64, 8192
@@ -147,6 +148,8 @@ def _host(where: str, value: object) -> None:
     if _HOST.fullmatch(text) and ".." not in text:
         return
     try:
+        if not _ADDRESS.fullmatch(text):  # ip_address takes anything after a %
+            raise ValueError
         ip_address(text)
     except ValueError:
         raise ValueError(

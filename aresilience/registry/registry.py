@@ -17,13 +17,14 @@ from aresilience.registry import disk
 from aresilience.registry.beats import Beats
 from aresilience.registry.damping import Damping
 from aresilience.registry.facts import DiscoveryChanged
-from aresilience.registry.feed import Feed, Watch
+from aresilience.registry.feed import Feed
 from aresilience.registry.machine import ANYBODY
 from aresilience.registry.memory import MemoryRegistryStore
 from aresilience.registry.record import Instance, packed, service_name
 from aresilience.registry.registration import Registration
 from aresilience.registry.snapshot import Snapshot
 from aresilience.registry.store import Beat, RegistryStore
+from aresilience.registry.watch import Watch
 
 __all__ = ["ServiceRegistry"]
 

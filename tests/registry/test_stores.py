@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,7 +66,9 @@ token = st.sampled_from(["t1", "t2", "t3"])
 step = st.tuples(
     st.sampled_from(["0", "1", "ttl-1", "ttl", "ttl+1", "-ttl", "-1", "9ttl"]),
     st.one_of(
-        st.tuples(st.just("register"), who, token, st.sampled_from([1, 3]), st.booleans(), st.integers(0, 2)),
+        st.tuples(
+            st.just("register"), who, token, st.sampled_from([1, 3]), st.booleans(), st.integers(0, 2)
+        ),
         st.tuples(st.just("renew"), who, st.one_of(token, st.just("")), st.sampled_from([1, 3])),
         st.tuples(st.just("withdraw"), who, st.one_of(token, st.just(""))),
         st.tuples(st.just("changes"), st.sampled_from(["start", "last", "before"]), st.integers(1, 3)),
@@ -106,9 +107,7 @@ async def drive(store: MemoryRegistryStore | RedisRegistryStore, steps: list) ->
 def test_memory_and_redis_agree(redis_server: RedisServer) -> None:
     """Any history, the clock's jumps included, has the same answers from the script and from the machine."""
 
-    @settings(
-        max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-    )
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(st.lists(step, min_size=1, max_size=25))
     def check(steps: list) -> None:
         redis_server.clean()
@@ -126,9 +125,9 @@ def test_memory_and_redis_agree(redis_server: RedisServer) -> None:
 
 
 @pytest.fixture
-async def store(redis_backend: RedisBackend) -> AsyncIterator[RedisRegistryStore]:
+def store(redis_backend: RedisBackend) -> RedisRegistryStore:
     """A store on Redis."""
-    yield RedisRegistryStore(redis_backend)
+    return RedisRegistryStore(redis_backend)
 
 
 @pytest.mark.redis
