@@ -14,6 +14,7 @@ __all__ = [
     "DiscoveryChanged",
     "DiscoveryDegraded",
     "NoInstances",
+    "OutliersChanged",
     "Registered",
     "RegistrationLost",
     "RegistrationStatus",
@@ -84,3 +85,15 @@ class DiscoveryDegraded(Event):
     service: str
     error: Exception
     age: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutliersChanged(Event):
+    """So many instances of a service are ejected now. `panic`: so many are bad that all are called."""
+
+    level = logging.WARNING
+
+    service: str
+    ejected: int
+    total: int
+    panic: bool

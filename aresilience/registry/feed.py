@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from operator import is_
 from weakref import WeakMethod, WeakSet, ref
 
 from aresilience.backend.leases import Keeper
@@ -222,7 +223,7 @@ class Feed:
         self._known.settle(now)
         too_old = self._error is not None and now - self._confirmed_at > self._max_stale
         instances = () if too_old else self._known.up()
-        if instances == self.instances:
+        if len(instances) == len(self.instances) and all(map(is_, instances, self.instances)):
             return
         self.instances = instances
         self._wake()

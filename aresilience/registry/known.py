@@ -122,8 +122,11 @@ class Known:
             _log.warning("an instance of %r is left out: %s", self.service, error)
             self.served.withdraw(who)
             return
-        self.came += who not in self.served
-        self.served.put(who, instance)
+        known = self.served.get(who)
+        self.came += known is None
+        if known is None or known != instance or known.life != instance.life:
+            known = instance  # else the same object: whoever compares sees that nothing has changed
+        self.served.put(who, known)
 
     def _only(self, seen: dict[str, int], now: float) -> None:
         """Who is not in a full listing has vanished, or withdrew so long ago that nobody remembers."""

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any
@@ -62,6 +63,8 @@ class Instance:
     weight: float = field(default=1.0, kw_only=True)
     metadata: Mapping[str, str] = field(default_factory=dict, kw_only=True, hash=False)
     state: InstanceState = field(default=InstanceState.UP, kw_only=True)
+    life: str = field(default="", kw_only=True, compare=False)
+    """Another one for each process that is this instance, one after the other. Set by the registry."""
 
     def __post_init__(self) -> None:
         service_name("Instance: service", self.service)
@@ -71,7 +74,7 @@ class Instance:
             raise ValueError(f"Instance: port must be from 1 to 65535, got {port!r}")
         if not self.id:
             object.__setattr__(self, "id", self.address)
-        for name in ("id", "zone", "version"):
+        for name in ("id", "zone", "version", "life"):
             _line(f"Instance: {name}", getattr(self, name), _MOST_TEXT)
         allowed = f"a number greater than 0 and at most {_MOST_WEIGHT:g}"
         weight = arguments.number("Instance: weight", self.weight, allowed)
@@ -96,8 +99,10 @@ class Instance:
         return replace(self, **changes)
 
 
-def packed(instance: Instance) -> bytes:
-    """An instance as a store keeps it: the same facts, the same bytes."""
+def packed(instance: Instance, token: str = "") -> bytes:
+    """An instance as a store keeps it: the same facts, the same bytes. The token of a registration is its
+    secret; its life shows only that it is another."""
+    life = blake2b(token.encode(), digest_size=6).hexdigest() if token else instance.life
     facts: dict[str, Any] = {
         "schema": _SCHEMA,
         "host": instance.host,
@@ -107,6 +112,8 @@ def packed(instance: Instance) -> bytes:
     for name, usual in (("zone", ""), ("version", ""), ("weight", 1.0)):
         if getattr(instance, name) != usual:
             facts[name] = getattr(instance, name)
+    if life:
+        facts["life"] = life
     if instance.metadata:
         facts["metadata"] = dict(sorted(instance.metadata.items()))
     return json.dumps(facts, separators=(",", ":")).encode()
@@ -128,6 +135,7 @@ def unpacked(service: str, who: str, value: bytes) -> Instance:
             weight=facts.get("weight", 1.0),
             metadata=facts.get("metadata", {}),
             state=InstanceState(facts["state"]),
+            life=facts.get("life", ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptState(f"an instance in the registry is none: {type(error).__name__}") from None

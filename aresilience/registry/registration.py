@@ -172,7 +172,7 @@ class Registration:
             await asyncio.sleep(self._pause(failures))
 
     def _wanting(self) -> bool:
-        return self._heart is None or self._sent != packed(self._instance)
+        return self._heart is None or self._sent != packed(self._instance, self._token)
 
     def _pause(self, failures: int) -> float:
         u = entropy().random()
@@ -191,7 +191,7 @@ class Registration:
             if not self._healthy():
                 return False
             instance = self._instance
-            value = packed(instance)
+            value = packed(instance, self._token)
             if self._heart is not None and value == self._sent:
                 return True
             sent = self._beats.keeper.now()

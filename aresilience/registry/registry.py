@@ -13,15 +13,19 @@ from aresilience.backend import Backend, MemoryBackend
 from aresilience.backend.backend import to_the_end
 from aresilience.chance import entropy
 from aresilience.events import Event, Listener, Listeners
+from aresilience.outcome import ErrorMatcher, ErrorSpec
 from aresilience.registry import disk
+from aresilience.registry.balance import Balancer, LeastRequest
 from aresilience.registry.beats import Beats
 from aresilience.registry.damping import Damping
 from aresilience.registry.facts import DiscoveryChanged
 from aresilience.registry.feed import Feed
 from aresilience.registry.machine import ANYBODY
 from aresilience.registry.memory import MemoryRegistryStore
+from aresilience.registry.outliers import OutlierPolicy
 from aresilience.registry.record import Instance, packed, service_name
 from aresilience.registry.registration import Registration
+from aresilience.registry.service import Service
 from aresilience.registry.snapshot import Snapshot
 from aresilience.registry.store import Beat, RegistryStore
 from aresilience.registry.watch import Watch
@@ -125,7 +129,7 @@ class ServiceRegistry:
         token = _token(f"{where}: token", token) or entropy().token()
         beats = self._beats()
         beat = Beat(instance.service, instance.id, token, seconds)
-        await beats.store.register(beat, packed(instance), takeover=True)
+        await beats.store.register(beat, packed(instance, token), takeover=True)
         await beats.announce({instance.service})
         return token
 
@@ -186,6 +190,44 @@ class ServiceRegistry:
     async def services(self) -> tuple[str, ...]:
         """The names of services that have registered in the last day. Raises a `BackendError`."""
         return await self._store().names()
+
+    def service(
+        self,
+        service: str,
+        *,
+        balancer: Balancer | None = None,
+        outliers: OutlierPolicy | None = None,
+        zone: str = "",
+        slow_start: float | timedelta = 10.0,
+        failure_on: ErrorSpec = Exception,
+    ) -> Service:
+        """The instances of a service, to be called: `async with users.pick() as instance:`.
+
+        - `balancer`: `LeastRequest()` unless said. `outliers`: when to take an instance out of rotation; None:
+          never.
+        - `zone`: where we are: calls stay there as far as the instances there can carry them.
+        - `slow_start`: seconds until an instance that has come, or come back, has its full share; 0: at once.
+        - `failure_on`: which errors of the body are the instance's failures.
+        """
+        where = "ServiceRegistry.service"
+        if balancer is not None and not isinstance(balancer, Balancer):
+            raise TypeError(f"{where}: balancer must be a Balancer such as ar.PeakEwma(), got {balancer!r}")
+        if outliers is not None and not isinstance(outliers, OutlierPolicy):
+            raise TypeError(f"{where}: outliers must be an ar.OutlierPolicy, got {outliers!r}")
+        if not isinstance(zone, str):
+            raise TypeError(f"{where}: zone must be a string, got {zone!r}")
+        name = service_name(f"{where}: service", service)
+        return Service(
+            self.name,
+            name,
+            lambda: self.feed(name),
+            balancer=LeastRequest() if balancer is None else balancer,
+            outliers=outliers,
+            zone=zone,
+            slow_start=arguments.duration(f"{where}: slow_start", slow_start, zero=True),
+            failure_on=ErrorMatcher(f"{where}: failure_on", failure_on),
+            tell=self._listeners.tell,
+        )
 
     def feed(self, service: str) -> Feed:
         """What is known of a service, begun when it is first asked for."""

@@ -426,6 +426,26 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "registry.json"
 
 
+def exists(path: Path) -> bool:
+    """Whether it was written."""
+    return path.exists()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put something there."""
+    path.write_bytes(content)
+
+
+def read(path: Path) -> str:
+    """What is there."""
+    return path.read_text()
+
+
+def beside(path: Path) -> list[str]:
+    """What is in its folder."""
+    return [each.name for each in path.parent.iterdir()]
+
+
 async def test_a_cold_start_without_the_registry(path: Path) -> None:
     """What was known last is served from the disk, stale, until the registry answers."""
     world = World(MemoryBackend(), snapshot=path)
@@ -434,7 +454,7 @@ async def test_a_cold_start_without_the_registry(path: Path) -> None:
         await world.known()
         await world.start(3)
         await asyncio.sleep(1.5)
-        assert path.exists()
+        assert exists(path)
     cold = World(FaultyBackend(), snapshot=str(path))
     backend = cold.backend
     assert isinstance(backend, FaultyBackend)
@@ -457,7 +477,7 @@ async def test_a_snapshot_that_is_none_is_no_hindrance(
     path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Garbage on the disk is logged, and the registry is asked."""
-    path.write_bytes(content)
+    write(path, content)
     world = World(MemoryBackend(), snapshot=path)
     await world.start(1)
     async with world.registry:
@@ -483,8 +503,8 @@ async def test_the_snapshot_is_json_and_replaced_at_once(path: Path) -> None:
     async with world.registry:
         await world.start(1)
         await world.known()
-    assert list(json.loads(path.read_text())) == ["users"]
-    assert [each.name for each in path.parent.iterdir()] == ["registry.json"]
+    assert list(json.loads(read(path))) == ["users"]
+    assert beside(path) == ["registry.json"]
 
 
 async def test_a_registry_that_nobody_holds_stops_looking() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from functools import partial
 
 import pytest
 
@@ -46,7 +47,7 @@ async def test_registered_while_the_body_runs() -> None:
     async with registry(backend).register(ME) as registration:
         assert registration.registered
         assert await found(backend) == [("users-1", "up")]
-        for _ in range(100):
+        for _ in range(30):
             await asyncio.sleep(60)
             assert await found(backend) == [("users-1", "up")]
     assert registration.status is RegistrationStatus.WITHDRAWN
@@ -147,7 +148,7 @@ async def test_an_outage_is_survived_however_long() -> None:
 
 
 async def test_the_registry_may_be_away_at_the_start() -> None:
-    """Entering tries once and goes on: a service starts without its registry, and is found when that is back."""
+    """Entering tries once and goes on: a service starts without its registry, and is found later."""
     backend = FaultyBackend()
     backend.plan(Fault.NOT_SENT, times=3, verb="register")
     async with registry(backend).register(ME) as registration:
@@ -159,7 +160,7 @@ async def test_the_registry_may_be_away_at_the_start() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.LOST_REPLY, Fault.LATE, Fault.TWICE, Fault.SLOW])
 async def test_a_lost_reply_is_one_registration(fault: Fault) -> None:
-    """It may have happened: asked again with the same token it is the same registration, and can be withdrawn."""
+    """It may have happened: asked again with the same token it is the same registration, and ends as one."""
     backend = FaultyBackend()
     backend.plan(fault, verb="register")
     async with registry(backend).register(ME) as registration:
@@ -295,7 +296,7 @@ async def test_d12_a_fleet_does_not_come_back_all_at_once() -> None:
     """A thousand instances after an outage: no tenth of a second sees more than a fraction of them."""
     backend = FaultyBackend()
     own = registry(backend)
-    registrations = [own.register(ME.__class__("users", "h", 1 + n), propagation=0) for n in range(120)]
+    registrations = [own.register(ME.__class__("users", "h", 1 + n), propagation=0) for n in range(60)]
     for each in registrations:
         await each.__aenter__()
     backend.rate, backend.faults = 1.0, (Fault.NOT_SENT,)
@@ -308,7 +309,7 @@ async def test_d12_a_fleet_does_not_come_back_all_at_once() -> None:
         await asyncio.sleep(0.1)
         backed.append(sum(each.registered for each in registrations))
     steps = [after - before for before, after in zip([0, *backed], backed, strict=False)]
-    assert max(steps) < 25
+    assert max(steps) < 15
     assert len(backed) < 35
     for each in registrations:
         await each.__aexit__(None, None, None)
@@ -367,7 +368,7 @@ def test_a_cancel_at_any_await_leaves_nothing_registered() -> None:
             await registration.drain()
 
     for seed in (None, 1, 2):
-        report = cancel_sweep(use, make=State, check=State.check, loop_factory=lambda: VirtualLoop(seed))
+        report = cancel_sweep(use, make=State, check=State.check, loop_factory=partial(VirtualLoop, seed))
         assert report.points >= 5
 
 
@@ -432,7 +433,7 @@ def test_objects_are_checked_too() -> None:
     """A backend must be one, an instance one, a health function plain."""
     with pytest.raises(TypeError, match="backend must come from"):
         ServiceRegistry(backend="redis://")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="instance must be an ar.Instance"):
+    with pytest.raises(TypeError, match=r"instance must be an ar\.Instance"):
         ServiceRegistry().register("me")  # type: ignore[arg-type]
 
     async def health() -> bool:

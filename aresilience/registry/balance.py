@@ -1,0 +1,306 @@
+"""The machines that choose: nodes and a number in, a node out.
+
+A `Node` is what this process knows of an instance; a `Balancer` makes a `Picker` over some of them, anew
+whenever that set changes. A pick is told the time and given a uniform number u with 0 ≤ u < 1, of which it
+uses as many bits as it needs. The cost of a pick does not grow with the number of nodes, but for `RoundRobin`
+(its logarithm) and `Rendezvous` (linear, half a microsecond for each).
+
+`share` is a node's weight, less while it starts slowly: from a tenth, in a straight line, to the whole.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from datetime import timedelta
+from hashlib import blake2b
+from itertools import accumulate
+
+from aresilience import arguments
+from aresilience.outcome import Outcome
+from aresilience.registry.record import Instance
+
+__all__ = ["Balancer", "LeastRequest", "Node", "PeakEwma", "Picker", "Random", "Rendezvous", "RoundRobin"]
+
+_LEAST_SHARE = 0.1
+_TRIES = 8
+_UNSEEN = 1e6
+_MASK = 2**64 - 1
+
+
+class Node:
+    """One instance, as this process has met it."""
+
+    __slots__ = (
+        "at",
+        "cost",
+        "digest",
+        "failures",
+        "in_flight",
+        "instance",
+        "since",
+        "slow",
+        "turn",
+        "weight",
+    )
+
+    def __init__(self, instance: Instance, since: float = -math.inf, slow: float = 0.0) -> None:
+        self.instance = instance
+        self.weight = instance.weight
+        self.since = since
+        """When it came; -inf: it was there before us."""
+        self.slow = slow
+        self.in_flight = 0
+        """Calls that have begun and not ended."""
+        self.cost = -1.0
+        """Seconds, of which the balancer makes what it needs; -1: nothing was ever seen of it."""
+        self.failures = 0.0
+        """Failures, those of long ago less."""
+        self.at = 0.0
+        """As of when."""
+        self.turn = 0.0
+        self.digest = int.from_bytes(blake2b(instance.id.encode(), digest_size=8).digest(), "big")
+
+    def share(self, now: float) -> float:
+        """Its weight as of now."""
+        lived = now - self.since
+        if lived >= self.slow:
+            return self.weight
+        return self.weight * max(_LEAST_SHARE, lived / self.slow)
+
+
+class Picker(ABC):
+    """Chooses among some nodes, one at least."""
+
+    __slots__ = ("nodes",)
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = nodes
+
+    @abstractmethod
+    def pick(self, u: float, now: float, key: str | None) -> Node:
+        """One of the nodes."""
+
+
+class Balancer(ABC):
+    """How to choose. It has no state but its options: several services may share one."""
+
+    __slots__ = ()
+
+    decay = 10.0
+    """Seconds in which what was seen of a node loses 63 % of its say."""
+
+    @abstractmethod
+    def over(self, nodes: Sequence[Node]) -> Picker:
+        """A picker over these nodes."""
+
+    def observe(self, node: Node, took: float, outcome: Outcome, now: float) -> None:
+        """A call of that node has ended."""
+        kept = math.exp((node.at - now) / self.decay)
+        node.failures = node.failures * kept + (outcome is Outcome.FAILURE)
+        node.at = now
+
+
+class RoundRobin(Balancer):
+    """One after the other; by weight: a node of weight 2 has two turns while the others have one."""
+
+    __slots__ = ()
+
+    def over(self, nodes: Sequence[Node]) -> Picker:
+        return _Turns(nodes)
+
+
+class _Turns(Picker):
+    """The earliest deadline first; a turn costs a node 1 / share."""
+
+    __slots__ = ("_heap", "_number")
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        super().__init__(nodes)
+        known = [node.turn for node in nodes if node.turn]
+        begins = min(known, default=0.0)
+        for node in nodes:
+            node.turn = max(node.turn, begins)
+        self._heap: list[tuple[float, int, Node]] = []
+        self._number = len(nodes)
+
+    def pick(self, u: float, now: float, key: str | None) -> Node:
+        if not self._heap:  # not every process begins with the same one
+            first, many = int(u * len(self.nodes)), len(self.nodes)
+            self._heap = [
+                (node.turn + 1 / node.share(now), (place - first) % many, node)
+                for place, node in enumerate(self.nodes)
+            ]
+            heapq.heapify(self._heap)
+        turn, _, node = self._heap[0]
+        node.turn = turn
+        self._number += 1
+        heapq.heapreplace(self._heap, (turn + 1 / node.share(now), self._number, node))
+        return node
+
+
+class Random(Balancer):
+    """By chance, each as often as its weight says."""
+
+    __slots__ = ()
+
+    def over(self, nodes: Sequence[Node]) -> Picker:
+        return _Draw(nodes)
+
+
+class _Draw(Picker):
+    __slots__ = ("_sums",)
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        super().__init__(nodes)
+        self._sums = list(accumulate(node.weight for node in nodes))
+
+    def pick(self, u: float, now: float, key: str | None) -> Node:
+        sums = self._sums
+        node = self.nodes[0]
+        for _ in range(_TRIES):
+            x = u * sums[-1]
+            place = min(bisect_right(sums, x), len(sums) - 1)
+            node = self.nodes[place]
+            if now - node.since >= node.slow:
+                return node
+            # It starts slowly: taken as often as its share says. Where in its part x fell is chance too.
+            wins = node.share(now) / node.weight
+            u = min(max((x - (sums[place] - node.weight)) / node.weight, 0.0), 1 - 2**-53)
+            if u < wins:
+                return node
+            u = (u - wins) / (1 - wins)
+        return node
+
+
+class LeastRequest(Balancer):
+    """The one with fewer calls in flight, for its weight, of `choices` different nodes drawn by chance.
+
+    A failure counts as another call in flight, for some time: who fails fast must not attract everybody.
+    """
+
+    __slots__ = ("choices",)
+
+    def __init__(self, *, choices: int = 2) -> None:
+        self.choices = arguments.count("LeastRequest: choices", choices, least=2)
+
+    def over(self, nodes: Sequence[Node]) -> Picker:
+        return _Choices(nodes, self)
+
+    def load(self, node: Node, now: float) -> float:
+        """What it has to do."""
+        burden = node.in_flight + 1.0
+        if node.failures:
+            burden += node.failures * math.exp((node.at - now) / self.decay)
+        return burden / node.share(now)
+
+
+class PeakEwma(Balancer):
+    """The one that would answer sooner, of `choices` different nodes drawn by chance (Finagle's peak EWMA).
+
+    A slow answer is believed at once, faster ones little by little, in `decay` seconds; times one more than the
+    calls in flight, by weight. What is not called for long is forgiven. A failure counts as an answer that took
+    `penalty` seconds. A node that has never answered gets one call, and no second until it has.
+    """
+
+    __slots__ = ("choices", "decay", "penalty")
+
+    def __init__(
+        self,
+        *,
+        decay: float | timedelta = 10.0,
+        penalty: float | timedelta = 1.0,
+        choices: int = 2,
+    ) -> None:
+        self.decay = arguments.duration("PeakEwma: decay", decay)
+        self.penalty = arguments.duration("PeakEwma: penalty", penalty)
+        self.choices = arguments.count("PeakEwma: choices", choices, least=2)
+
+    def over(self, nodes: Sequence[Node]) -> Picker:
+        return _Choices(nodes, self)
+
+    def load(self, node: Node, now: float) -> float:
+        """How long one more call would take."""
+        if node.cost < 0:
+            return _UNSEEN * node.in_flight
+        return node.cost * math.exp((node.at - now) / self.decay) * (node.in_flight + 1) / node.share(now)
+
+    def observe(self, node: Node, took: float, outcome: Outcome, now: float) -> None:
+        kept = math.exp((node.at - now) / self.decay)
+        cost = node.cost * kept
+        if outcome is Outcome.FAILURE:
+            took = max(took, self.penalty)
+        elif outcome is Outcome.IGNORED and took <= cost:
+            return  # cut off: it would have taken longer, and how long nobody knows
+        node.cost = took if took > cost or node.cost < 0 else cost + took * (1 - kept)
+        node.at = now
+
+
+class _Choices(Picker):
+    """Some different nodes by chance, and the best of them."""
+
+    __slots__ = ("_choices", "_load")
+
+    def __init__(self, nodes: Sequence[Node], balancer: LeastRequest | PeakEwma) -> None:
+        super().__init__(nodes)
+        self._choices = min(balancer.choices, len(nodes))
+        self._load = balancer.load
+
+    def pick(self, u: float, now: float, key: str | None) -> Node:
+        nodes = self.nodes
+        many = len(nodes)
+        if many == 1:
+            return nodes[0]
+        place = int(u * many)
+        u = u * many - place
+        if self._choices == 2:
+            other = int(u * (many - 1))
+            if other >= place:
+                other += 1
+            one, two = nodes[place], nodes[other]
+            return two if self._load(two, now) < self._load(one, now) else one
+        drawn = [place]
+        for left in range(many - 1, many - self._choices, -1):
+            place = int(u * left)
+            u = u * left - place
+            for other in sorted(drawn):
+                place += place >= other
+            drawn.append(place)
+        return min([nodes[place] for place in drawn], key=lambda node: self._load(node, now))
+
+
+class Rendezvous(Balancer):
+    """The same node for the same key, for as long as it is there, in every process (highest random weight).
+
+    When a node goes, its keys go to the others, by weight, and no other key moves; when one comes, it takes
+    its part of each. Without a key: by chance.
+    """
+
+    __slots__ = ()
+
+    def over(self, nodes: Sequence[Node]) -> Picker:
+        return _Highest(nodes)
+
+
+class _Highest(Picker):
+    __slots__ = ()
+
+    def pick(self, u: float, now: float, key: str | None) -> Node:
+        if key is None:
+            mixed = int(u * 2**53)
+        else:
+            text = key.encode("utf-8", "surrogatepass")
+            mixed = int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
+        best, highest = self.nodes[0], -1.0
+        for node in self.nodes:
+            x = (node.digest ^ mixed) & _MASK  # the finaliser of splitmix64
+            x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+            x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+            x ^= x >> 31
+            score = node.weight / -math.log((x + 0.5) / 2**64)
+            if score > highest:
+                best, highest = node, score
+        return best

@@ -1,0 +1,337 @@
+"""A service to call: which of its instances, and what becomes of each call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from types import TracebackType
+from typing import Any
+
+from aresilience.chance import entropy
+from aresilience.clock import LoopClock
+from aresilience.errors import Rejected
+from aresilience.events import Event
+from aresilience.outcome import ErrorMatcher, Outcome, is_neutral
+from aresilience.registry.balance import Balancer, Node, Picker
+from aresilience.registry.facts import NoInstances, OutliersChanged
+from aresilience.registry.feed import Feed
+from aresilience.registry.outliers import Breaker, OutlierPolicy, Rotation
+from aresilience.registry.record import Instance
+from aresilience.registry.snapshot import Snapshot
+from aresilience.registry.watch import Watch
+from aresilience.registry.zones import Zoned
+
+__all__ = ["Pick", "Service"]
+
+_TRIES = 4
+"""To hit an instance that is not to be avoided, before all are looked at."""
+
+
+class Service:
+    """The instances of one service, and a way to choose among them. Made by `ServiceRegistry.service`."""
+
+    def __init__(
+        self,
+        name: str,
+        service: str,
+        feed: Callable[[], Feed],
+        *,
+        balancer: Balancer,
+        outliers: OutlierPolicy | None,
+        zone: str,
+        slow_start: float,
+        failure_on: ErrorMatcher,
+        tell: Callable[[Event], None] | None,
+    ) -> None:
+        self._name = name
+        self.service = service
+        self._feed_of = feed
+        self._balancer = balancer
+        self._zone = zone
+        self._slow = slow_start
+        self._failure_on = failure_on
+        self._tell = tell
+        self._clock = LoopClock()
+        self._feed: Feed | None = None
+        self._outliers = outliers
+        self._rotation = None if outliers is None else Rotation(outliers)
+        self._nodes: dict[str, Node] = {}
+        self._seen: tuple[Instance, ...] | None = None
+        self._zones: set[str] = set()
+        self._picker: Picker | None = None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is known of it now, and how well. Needs a running loop; never waits."""
+        return self._feed_of().snapshot()
+
+    @property
+    def ejected(self) -> tuple[str, ...]:
+        """The ids of those that are out of rotation."""
+        out = () if self._rotation is None else self._rotation.out
+        return tuple(node.instance.id for node in out)
+
+    def watch(self) -> Watch:
+        """As `ServiceRegistry.watch`."""
+        return self._feed_of().watch()
+
+    def pick(self, key: str | None = None, *, avoid: Collection[str] = ()) -> Pick:
+        """`async with users.pick() as instance:` the body is a call of that instance.
+
+        How long it takes is what the balancers go by. An error that matches `failure_on` is a failure;
+        `pick.failed()` says so of a call that raised nothing. A body that is cancelled or refused says nothing.
+        `key`: for `Rendezvous`. `avoid`: ids not to be chosen while there are others: a retry avoids the
+        instance that has failed. Raises `NoInstances`; and a `BackendError` if nothing was ever known.
+        """
+        return Pick(self, key, avoid)
+
+    def __repr__(self) -> str:
+        kind = type(self._balancer).__name__
+        return f"<Service {self.service!r} {kind} {len(self._nodes)} up, {len(self.ejected)} ejected>"
+
+    # Choosing
+
+    def choose(
+        self, key: str | None, avoid: Collection[str], refused: Collection[str]
+    ) -> tuple[Node, bool]:
+        """A node, and whether the call is its probe."""
+        feed, now = self._feed, self._clock.read()
+        if feed is None or not feed.is_known:
+            raise NoInstances(f"nothing is known yet of {self.service!r}", service=self.service)
+        if feed.instances is not self._seen:
+            self._follow(feed, now)
+        rotation = self._rotation
+        if rotation is not None:
+            node = rotation.probe(now)
+            if node is not None:
+                if node.instance.id not in avoid and node.instance.id not in refused:
+                    return node, True
+                rotation.given_back(node, now)
+        if self._picker is None or (rotation is not None and rotation.changed):
+            self._rebuild(now)
+        picker = self._picker
+        if picker is None:
+            raise NoInstances(f"no instance of {self.service!r} is up", service=self.service)
+        chance = entropy().random
+        node = picker.pick(chance(), now, key)
+        if (avoid or refused) and (node.instance.id in avoid or node.instance.id in refused):
+            node = self._another(picker, chance, now, avoid, refused)
+        return node, False
+
+    def _another(
+        self,
+        picker: Picker,
+        chance: Callable[[], float],
+        now: float,
+        avoid: Collection[str],
+        refused: Collection[str],
+    ) -> Node:
+        for _ in range(_TRIES):
+            node = picker.pick(chance(), now, None)
+            if node.instance.id not in avoid and node.instance.id not in refused:
+                return node
+
+        def those(*without: Collection[str]) -> list[Node]:
+            return [n for n in picker.nodes if not any(n.instance.id in ids for ids in without)]
+
+        left = those(avoid, refused) or those(refused)
+        if not left:
+            raise NoInstances(f"no instance of {self.service!r} takes a call now", service=self.service)
+        return left[int(chance() * len(left))]
+
+    def _follow(self, feed: Feed, now: float) -> None:
+        """The instances are others: keep what is known of those that have stayed."""
+        first = self._seen is None
+        self._seen = feed.instances
+        known, self._nodes = self._nodes, {}
+        for instance in feed.instances:
+            node = known.get(instance.id)
+            if node is None or node.instance.life != instance.life:
+                node = Node(instance, float("-inf") if first else now, self._slow)
+            elif node.instance is not instance:
+                node.instance, node.weight = instance, instance.weight
+            self._nodes[instance.id] = node
+        self._zones = {instance.zone for instance in feed.instances}
+        if self._rotation is not None:
+            self._rotation.set_nodes(self._nodes.values())
+        self._picker = None
+
+    def _rebuild(self, now: float) -> None:
+        rotation, nodes = self._rotation, list(self._nodes.values())
+        if rotation is not None and (rotation.out or rotation.changed):
+            nodes = [node for node in nodes if node not in rotation.out]
+            if rotation.changed and self._tell is not None:
+                out, total = len(rotation.out), len(self._nodes)
+                self._tell(OutliersChanged(self._name, now, self.service, out, total, rotation.panicking))
+            rotation.changed = False
+        if not nodes:
+            self._picker = None
+        elif self._zone and self._zone in self._zones and len(self._zones) > 1:
+            self._picker = Zoned(nodes, self._zones, self._zone, self._balancer)
+        else:
+            self._picker = self._balancer.over(nodes)
+
+    # What Pick needs
+
+    async def known(self) -> None:
+        """Wait until something is known."""
+        feed = self._feed_of()
+        if feed is not self._feed:
+            self._feed, self._seen = feed, None
+        if not feed.is_known:
+            await feed.known()
+
+    def is_known(self) -> bool:
+        """Whether there is no need to wait."""
+        return self._feed is not None and self._feed.is_known and self._clock.is_running()
+
+    def breaker(self, node: Node) -> Breaker | None:
+        """The breaker to ask before a call."""
+        return None if self._rotation is None else self._rotation.breaker(node)
+
+    def now(self) -> float:
+        """Seconds on the loop's clock."""
+        return self._clock.read()
+
+    def outcome(self, error: BaseException | None) -> Outcome:
+        """How a call counts that ended so."""
+        if error is None:
+            return Outcome.SUCCESS
+        if not isinstance(error, Exception):
+            return Outcome.IGNORED
+        if self._failure_on(error):
+            return Outcome.FAILURE
+        return Outcome.IGNORED if is_neutral(error) else Outcome.SUCCESS
+
+    def refused(self, node: Node) -> None:
+        """The breaker of a node said no."""
+        if self._rotation is not None:
+            self._rotation.refused(node, self._clock.read())
+
+    def began(self, node: Node) -> float:
+        """A call begins."""
+        node.in_flight += 1
+        return self._clock.now()
+
+    def ended(self, node: Node, began: float, outcome: Outcome, probe: bool, breaker: bool) -> None:
+        """A call has ended."""
+        now = self._clock.now()
+        node.in_flight -= 1
+        self._balancer.observe(node, now - began, outcome, now)
+        rotation = self._rotation
+        if rotation is None or breaker:
+            return
+        if outcome is Outcome.IGNORED:
+            if probe:
+                rotation.given_back(node, now)
+        else:
+            rotation.ended(node, outcome is Outcome.SUCCESS, now, entropy().random())
+
+    def recorded(self, node: Node, outcome: Outcome, probe: bool) -> None:
+        """The breaker of a node knows how a call has ended."""
+        rotation, now = self._rotation, self._clock.now()
+        if rotation is not None:
+            if probe and outcome is Outcome.IGNORED:
+                rotation.given_back(node, now)
+            rotation.recorded(node, now)
+
+
+class Pick:
+    """One choice, and the call that it is for. Good for one use."""
+
+    __slots__ = (
+        "_avoid",
+        "_began",
+        "_breaker",
+        "_failed",
+        "_key",
+        "_node",
+        "_permit",
+        "_probe",
+        "_service",
+    )
+
+    def __init__(self, service: Service, key: str | None, avoid: Collection[str]) -> None:
+        self._service = service
+        self._key = key
+        self._avoid = avoid
+        self._node: Node | None = None
+        self._breaker: Breaker | None = None
+        self._permit: Any = None
+        self._failed: str | None = None
+        self._probe = False
+        self._began = 0.0
+
+    def failed(self, why: str = "it answered with a failure") -> None:
+        """The call counts as a failure, although it raises nothing: an answer of 503, say."""
+        self._failed = why
+
+    async def __aenter__(self) -> Instance:
+        if self._node is not None:
+            raise RuntimeError("a pick is entered once: write a new pick(...) for each call")
+        service = self._service
+        if not service.is_known():
+            await service.known()
+        refused: set[str] = set()
+        while True:
+            node, probe = service.choose(self._key, self._avoid, refused)
+            breaker = service.breaker(node)
+            if breaker is None:
+                break
+            try:
+                self._permit = await breaker.admit()
+            except Rejected:
+                service.refused(node)
+                refused.add(node.instance.id)
+                continue
+            except BaseException:
+                service.recorded(node, Outcome.IGNORED, probe)
+                raise
+            self._breaker = breaker
+            break
+        self._node, self._probe = node, probe
+        self._began = service.began(node)
+        return node.instance
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        node, service, breaker = self._node, self._service, self._breaker
+        assert node is not None
+        outcome = Outcome.SUCCESS
+        if error is not None or self._failed is not None:
+            outcome = Outcome.IGNORED  # if the predicate raises
+            try:
+                outcome = service.outcome(error)
+            finally:
+                if self._failed is not None and error is None:
+                    outcome = Outcome.FAILURE
+                service.ended(node, self._began, outcome, self._probe, breaker is not None)
+                if breaker is not None:
+                    await self._record(breaker, node, outcome, error)
+            return
+        service.ended(node, self._began, outcome, self._probe, breaker is not None)
+        if breaker is not None:
+            await self._record(breaker, node, outcome, error)
+
+    async def _record(
+        self, breaker: Breaker, node: Node, outcome: Outcome, error: BaseException | None
+    ) -> None:
+        told = error
+        if outcome is Outcome.SUCCESS:
+            told = None
+        elif outcome is Outcome.FAILURE and error is None:
+            told = InstanceFailed(f"{node.instance.service}: {self._failed}")
+        elif outcome is Outcome.IGNORED and told is None:
+            told = asyncio.CancelledError()
+        try:
+            await breaker.record(self._permit, told)
+        finally:
+            self._service.recorded(node, outcome, self._probe)
+
+
+class InstanceFailed(Exception):
+    """What a breaker is told of a call that raised nothing and failed all the same."""
