@@ -28,6 +28,7 @@ __all__ = ["Balancer", "LeastRequest", "Node", "PeakEwma", "Picker", "Random", "
 _LEAST_SHARE = 0.1
 _TRIES = 8
 _UNSEEN = 1e6
+_FORGIVEN = 0.2
 _MASK = 2**64 - 1
 
 
@@ -179,10 +180,13 @@ class _Draw(Picker):
 class LeastRequest(Balancer):
     """The one with fewer calls in flight, for its weight, of `choices` different nodes drawn by chance.
 
-    A failure counts as another call in flight, for some time: who fails fast must not attract everybody.
+    A failure counts as another call in flight, less and less, for eight seconds: who fails fast must not attract
+    everybody, and must not be forgotten either where there is little to do.
     """
 
     __slots__ = ("choices",)
+
+    decay = 5.0
 
     def __init__(self, *, choices: int = 2) -> None:
         self.choices = arguments.count("LeastRequest: choices", choices, least=2)
@@ -194,7 +198,9 @@ class LeastRequest(Balancer):
         """What it has to do."""
         burden = node.in_flight + 1.0
         if node.failures:
-            burden += node.failures * math.exp((node.at - now) / self.decay)
+            failures = node.failures * math.exp((node.at - now) / self.decay)
+            if failures > _FORGIVEN:
+                burden += failures
         return burden / node.share(now)
 
 

@@ -226,7 +226,7 @@ class ServiceRegistry:
             zone=zone,
             slow_start=arguments.duration(f"{where}: slow_start", slow_start, zero=True),
             failure_on=ErrorMatcher(f"{where}: failure_on", failure_on),
-            tell=self._listeners.tell,
+            listeners=self._listeners,
         )
 
     def feed(self, service: str) -> Feed:

@@ -10,7 +10,7 @@ from typing import Any
 from aresilience.chance import entropy
 from aresilience.clock import LoopClock
 from aresilience.errors import Rejected
-from aresilience.events import Event
+from aresilience.events import Listeners
 from aresilience.outcome import ErrorMatcher, Outcome, is_neutral
 from aresilience.registry.balance import Balancer, Node, Picker
 from aresilience.registry.facts import NoInstances, OutliersChanged
@@ -41,7 +41,7 @@ class Service:
         zone: str,
         slow_start: float,
         failure_on: ErrorMatcher,
-        tell: Callable[[Event], None] | None,
+        listeners: Listeners,
     ) -> None:
         self._name = name
         self.service = service
@@ -50,7 +50,7 @@ class Service:
         self._zone = zone
         self._slow = slow_start
         self._failure_on = failure_on
-        self._tell = tell
+        self._listeners = listeners
         self._clock = LoopClock()
         self._feed: Feed | None = None
         self._outliers = outliers
@@ -103,12 +103,13 @@ class Service:
         rotation = self._rotation
         if rotation is not None:
             node = rotation.probe(now)
+            self._turned(rotation)
             if node is not None:
                 if node.instance.id not in avoid and node.instance.id not in refused:
                     return node, True
                 rotation.given_back(node, now)
-        if self._picker is None or (rotation is not None and rotation.changed):
-            self._rebuild(now)
+        if self._picker is None:
+            self._rebuild()
         picker = self._picker
         if picker is None:
             raise NoInstances(f"no instance of {self.service!r} is up", service=self.service)
@@ -154,16 +155,26 @@ class Service:
         self._zones = {instance.zone for instance in feed.instances}
         if self._rotation is not None:
             self._rotation.set_nodes(self._nodes.values())
+            self._turned(self._rotation)
         self._picker = None
 
-    def _rebuild(self, now: float) -> None:
+    def _turned(self, rotation: Rotation) -> None:
+        """Somebody may be out, or back."""
+        if not rotation.changed:
+            return
+        rotation.changed = False
+        self._picker = None
+        if self._listeners:
+            out, total = len(rotation.out), len(self._nodes)
+            event = OutliersChanged(
+                self._name, self._clock.read(), self.service, out, total, rotation.panicking
+            )
+            self._listeners.tell(event)
+
+    def _rebuild(self) -> None:
         rotation, nodes = self._rotation, list(self._nodes.values())
-        if rotation is not None and (rotation.out or rotation.changed):
+        if rotation is not None and rotation.out:
             nodes = [node for node in nodes if node not in rotation.out]
-            if rotation.changed and self._tell is not None:
-                out, total = len(rotation.out), len(self._nodes)
-                self._tell(OutliersChanged(self._name, now, self.service, out, total, rotation.panicking))
-            rotation.changed = False
         if not nodes:
             self._picker = None
         elif self._zone and self._zone in self._zones and len(self._zones) > 1:
@@ -207,6 +218,7 @@ class Service:
         """The breaker of a node said no."""
         if self._rotation is not None:
             self._rotation.refused(node, self._clock.read())
+            self._turned(self._rotation)
 
     def began(self, node: Node) -> float:
         """A call begins."""
@@ -226,6 +238,7 @@ class Service:
                 rotation.given_back(node, now)
         else:
             rotation.ended(node, outcome is Outcome.SUCCESS, now, entropy().random())
+            self._turned(rotation)
 
     def recorded(self, node: Node, outcome: Outcome, probe: bool) -> None:
         """The breaker of a node knows how a call has ended."""
@@ -234,6 +247,7 @@ class Service:
             if probe and outcome is Outcome.IGNORED:
                 rotation.given_back(node, now)
             rotation.recorded(node, now)
+            self._turned(rotation)
 
 
 class Pick:
