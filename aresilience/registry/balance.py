@@ -180,8 +180,8 @@ class _Draw(Picker):
 class LeastRequest(Balancer):
     """The one with fewer calls in flight, for its weight, of `choices` different nodes drawn by chance.
 
-    A failure counts as another call in flight, less and less, for eight seconds: who fails fast must not attract
-    everybody, and must not be forgotten either where there is little to do.
+    A failure counts as another call in flight, less and less, for eight seconds: who fails fast must not
+    attract everybody, and must not be forgotten either where there is little to do.
     """
 
     __slots__ = ("choices",)

@@ -228,7 +228,6 @@ class Service:
     def ended(self, node: Node, began: float, outcome: Outcome, probe: bool, breaker: bool) -> None:
         """A call has ended."""
         now = self._clock.now()
-        node.in_flight -= 1
         self._balancer.observe(node, now - began, outcome, now)
         rotation = self._rotation
         if rotation is None or breaker:
@@ -262,6 +261,7 @@ class Pick:
         "_node",
         "_permit",
         "_probe",
+        "_released",
         "_service",
     )
 
@@ -273,7 +273,7 @@ class Pick:
         self._breaker: Breaker | None = None
         self._permit: Any = None
         self._failed: str | None = None
-        self._probe = False
+        self._probe = self._released = False
         self._began = 0.0
 
     def failed(self, why: str = "it answered with a failure") -> None:
@@ -313,38 +313,44 @@ class Pick:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        try:
+            await self.settle(error)
+        finally:
+            self.release()
+
+    async def settle(self, error: BaseException | None = None) -> None:
+        """Record how the call ended, and leave it in flight until `release`: for an answer whose body is still
+        on its way. Leaving the block does both."""
         node, service, breaker = self._node, self._service, self._breaker
         assert node is not None
-        outcome = Outcome.SUCCESS
-        if error is not None or self._failed is not None:
-            outcome = Outcome.IGNORED  # if the predicate raises
-            try:
-                outcome = service.outcome(error)
-            finally:
-                if self._failed is not None and error is None:
-                    outcome = Outcome.FAILURE
-                service.ended(node, self._began, outcome, self._probe, breaker is not None)
-                if breaker is not None:
-                    await self._record(breaker, node, outcome, error)
-            return
-        service.ended(node, self._began, outcome, self._probe, breaker is not None)
-        if breaker is not None:
-            await self._record(breaker, node, outcome, error)
-
-    async def _record(
-        self, breaker: Breaker, node: Node, outcome: Outcome, error: BaseException | None
-    ) -> None:
-        told = error
-        if outcome is Outcome.SUCCESS:
-            told = None
-        elif outcome is Outcome.FAILURE and error is None:
-            told = InstanceFailed(f"{node.instance.service}: {self._failed}")
-        elif outcome is Outcome.IGNORED and told is None:
-            told = asyncio.CancelledError()
+        outcome = Outcome.IGNORED  # if the predicate raises
         try:
-            await breaker.record(self._permit, told)
+            outcome = service.outcome(error)
+            if self._failed is not None and error is None:
+                outcome = Outcome.FAILURE
         finally:
-            self._service.recorded(node, outcome, self._probe)
+            service.ended(node, self._began, outcome, self._probe, breaker is not None)
+            if breaker is not None:
+                try:
+                    await breaker.record(self._permit, self._told(outcome, error))
+                finally:
+                    service.recorded(node, outcome, self._probe)
+
+    def release(self) -> None:
+        """The call is not in flight any more. Once is enough."""
+        if self._node is not None and not self._released:
+            self._released = True
+            self._node.in_flight -= 1
+
+    def _told(self, outcome: Outcome, error: BaseException | None) -> BaseException | None:
+        """What a breaker is to hear."""
+        if outcome is Outcome.SUCCESS:
+            return None
+        if error is not None:
+            return error
+        if outcome is Outcome.FAILURE:
+            return InstanceFailed(f"{self._service.service}: {self._failed}")
+        return asyncio.CancelledError()
 
 
 class InstanceFailed(Exception):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 import aresilience as ar
 from aresilience.backend import MemoryBackend
-from aresilience.registry import Instance, OutliersChanged
+from aresilience.registry import Instance, OutliersChanged, Pick
 from aresilience.registry.balance import Node
 from aresilience.registry.outliers import Rotation
 from aresilience.testing import FaultyBackend, Recorder, VirtualLoop, cancel_sweep
@@ -58,9 +57,19 @@ class Fleet:
 
 
 @pytest.fixture
-async def fleet() -> AsyncIterator[Fleet]:
+async def fleet() -> Fleet:
     """Four instances."""
-    yield await Fleet().start()
+    return await Fleet().start()
+
+
+async def raising(users: ar.Service, error: BaseException, pick: Pick | None = None) -> None:
+    """A call that ends so, and says where it was; if `pick` is given, one that was told a failure."""
+    pick = pick or users.pick()
+    async with pick as instance:
+        assert sum(node.in_flight for node in users._nodes.values()) == 1
+        pick.failed()
+        error.args = (instance.id,)
+        raise error
 
 
 async def test_each_pick_is_given_back_on_every_exit(fleet: Fleet) -> None:
@@ -71,15 +80,39 @@ async def test_each_pick_is_given_back_on_every_exit(fleet: Fleet) -> None:
         ConnectionError(),
         ar.CircuitOpen(),
         asyncio.CancelledError(),
-        GeneratorExit(),
         SystemExit(),
     ):
         with pytest.raises(type(error)):
-            async with users.pick():
-                assert sum(node.in_flight for node in users._nodes.values()) == 1
-                raise error
+            await raising(users, error)
     assert all(node.in_flight == 0 for node in users._nodes.values())
     assert sum(node.failures for node in users._nodes.values()) == pytest.approx(1.0, abs=0.01)
+
+
+async def test_a_call_that_is_closed_is_given_back_too(fleet: Fleet) -> None:
+    """A coroutine that is closed in the middle of its call, as by a loop that is gone."""
+    users = fleet.registry.service("users")
+    await fleet.call(users)
+    calling = raising(users, OSError(), Holding(users))
+    calling.send(None)
+    assert sum(node.in_flight for node in users._nodes.values()) == 1
+    calling.close()
+    assert sum(node.in_flight for node in users._nodes.values()) == 0
+
+
+class Holding(Pick):
+    """A pick whose body never gets on."""
+
+    def __init__(self, users: ar.Service) -> None:
+        super().__init__(users, None, ())
+
+    async def __aenter__(self) -> Instance:
+        await super().__aenter__()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, None)
+            raise
+        raise AssertionError
 
 
 async def test_a_failure_that_raises_nothing_can_be_told(fleet: Fleet) -> None:
@@ -91,9 +124,7 @@ async def test_a_failure_that_raises_nothing_can_be_told(fleet: Fleet) -> None:
     assert sum(node.failures for node in users._nodes.values()) == pytest.approx(1.0, abs=0.01)
     pick = users.pick()
     with pytest.raises(asyncio.CancelledError):
-        async with pick:
-            pick.failed()
-            raise asyncio.CancelledError
+        await raising(users, asyncio.CancelledError(), pick)
     assert sum(node.failures for node in users._nodes.values()) == pytest.approx(1.0, abs=0.01)
 
 
@@ -307,10 +338,8 @@ async def test_a_cancelled_probe_is_made_again(fleet: Fleet) -> None:
     fleet.broken.add("i2")
     await until_out(fleet, users)
     await asyncio.sleep(34)
-    with pytest.raises(asyncio.CancelledError):
-        async with users.pick() as instance:
-            assert instance.id == "i2"
-            raise asyncio.CancelledError
+    with pytest.raises(asyncio.CancelledError, match="i2"):
+        await raising(users, asyncio.CancelledError())
     assert users.ejected == ("i2",)
     fleet.broken.clear()
     assert await fleet.call(users) == "i2"
