@@ -142,6 +142,10 @@ class Registration:
         if self._propagation and before in (InstanceState.UP, InstanceState.STARTING):
             await asyncio.sleep(self._propagation)
 
+    async def withdraw(self) -> None:
+        """Be gone now, without a drain, and for good: what leaving does after it."""
+        await to_the_end(self._leave())
+
     async def update(self, **changes: Any) -> bool:
         """Change facts of the instance: `update(weight=0.1)`, `update(state=InstanceState.UP)`.
 

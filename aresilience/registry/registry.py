@@ -229,6 +229,10 @@ class ServiceRegistry:
             listeners=self._listeners,
         )
 
+    def follows(self, service: str) -> bool:
+        """Whether this process knows the service, having asked for it before."""
+        return service in self._feeds
+
     def feed(self, service: str) -> Feed:
         """What is known of a service, begun when it is first asked for."""
         loop = asyncio.get_running_loop()
