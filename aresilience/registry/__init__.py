@@ -2,14 +2,13 @@
 
 from aresilience.registry.balance import (
     Balancer,
-    LeastRequest,
     Node,
-    PeakEwma,
     Picker,
     Random,
     Rendezvous,
     RoundRobin,
 )
+from aresilience.registry.choices import LeastRequest, PeakEwma
 from aresilience.registry.facts import (
     DiscoveryChanged,
     DiscoveryDegraded,
@@ -20,10 +19,11 @@ from aresilience.registry.facts import (
     RegistrationStatus,
 )
 from aresilience.registry.outliers import OutlierPolicy
+from aresilience.registry.pick import Pick
 from aresilience.registry.record import Instance, InstanceState
 from aresilience.registry.registration import Registration
 from aresilience.registry.registry import ServiceRegistry
-from aresilience.registry.service import Pick, Service
+from aresilience.registry.service import Service
 from aresilience.registry.snapshot import Snapshot
 from aresilience.registry.watch import Watch
 

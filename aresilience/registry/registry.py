@@ -15,8 +15,9 @@ from aresilience.chance import entropy
 from aresilience.events import Event, Listener, Listeners
 from aresilience.outcome import ErrorMatcher, ErrorSpec
 from aresilience.registry import disk
-from aresilience.registry.balance import Balancer, LeastRequest
+from aresilience.registry.balance import Balancer
 from aresilience.registry.beats import Beats
+from aresilience.registry.choices import LeastRequest
 from aresilience.registry.damping import Damping
 from aresilience.registry.facts import DiscoveryChanged
 from aresilience.registry.feed import Feed

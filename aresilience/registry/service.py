@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection
-from types import TracebackType
-from typing import Any
 
 from aresilience.chance import entropy
 from aresilience.clock import LoopClock
-from aresilience.errors import Rejected
 from aresilience.events import Listeners
 from aresilience.outcome import ErrorMatcher, Outcome, is_neutral
 from aresilience.registry.balance import Balancer, Node, Picker
 from aresilience.registry.facts import NoInstances, OutliersChanged
 from aresilience.registry.feed import Feed
-from aresilience.registry.outliers import Breaker, OutlierPolicy, Rotation
+from aresilience.registry.outliers import Breaker, OutlierPolicy
+from aresilience.registry.pick import Pick
 from aresilience.registry.record import Instance
+from aresilience.registry.rotation import Rotation
 from aresilience.registry.snapshot import Snapshot
 from aresilience.registry.watch import Watch
 from aresilience.registry.zones import Zoned
 
-__all__ = ["Pick", "Service"]
+__all__ = ["Service"]
 
 _TRIES = 4
 """To hit an instance that is not to be avoided, before all are looked at."""
@@ -247,111 +245,3 @@ class Service:
                 rotation.given_back(node, now)
             rotation.recorded(node, now)
             self._turned(rotation)
-
-
-class Pick:
-    """One choice, and the call that it is for. Good for one use."""
-
-    __slots__ = (
-        "_avoid",
-        "_began",
-        "_breaker",
-        "_failed",
-        "_key",
-        "_node",
-        "_permit",
-        "_probe",
-        "_released",
-        "_service",
-    )
-
-    def __init__(self, service: Service, key: str | None, avoid: Collection[str]) -> None:
-        self._service = service
-        self._key = key
-        self._avoid = avoid
-        self._node: Node | None = None
-        self._breaker: Breaker | None = None
-        self._permit: Any = None
-        self._failed: str | None = None
-        self._probe = self._released = False
-        self._began = 0.0
-
-    def failed(self, why: str = "it answered with a failure") -> None:
-        """The call counts as a failure, although it raises nothing: an answer of 503, say."""
-        self._failed = why
-
-    async def __aenter__(self) -> Instance:
-        if self._node is not None:
-            raise RuntimeError("a pick is entered once: write a new pick(...) for each call")
-        service = self._service
-        if not service.is_known():
-            await service.known()
-        refused: set[str] = set()
-        while True:
-            node, probe = service.choose(self._key, self._avoid, refused)
-            breaker = service.breaker(node)
-            if breaker is None:
-                break
-            try:
-                self._permit = await breaker.admit()
-            except Rejected:
-                service.refused(node)
-                refused.add(node.instance.id)
-                continue
-            except BaseException:
-                service.recorded(node, Outcome.IGNORED, probe)
-                raise
-            self._breaker = breaker
-            break
-        self._node, self._probe = node, probe
-        self._began = service.began(node)
-        return node.instance
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            await self.settle(error)
-        finally:
-            self.release()
-
-    async def settle(self, error: BaseException | None = None) -> None:
-        """Record how the call ended, and leave it in flight until `release`: for an answer whose body is still
-        on its way. Leaving the block does both."""
-        node, service, breaker = self._node, self._service, self._breaker
-        assert node is not None
-        outcome = Outcome.IGNORED  # if the predicate raises
-        try:
-            outcome = service.outcome(error)
-            if self._failed is not None and error is None:
-                outcome = Outcome.FAILURE
-        finally:
-            service.ended(node, self._began, outcome, self._probe, breaker is not None)
-            if breaker is not None:
-                try:
-                    await breaker.record(self._permit, self._told(outcome, error))
-                finally:
-                    service.recorded(node, outcome, self._probe)
-
-    def release(self) -> None:
-        """The call is not in flight any more. Once is enough."""
-        if self._node is not None and not self._released:
-            self._released = True
-            self._node.in_flight -= 1
-
-    def _told(self, outcome: Outcome, error: BaseException | None) -> BaseException | None:
-        """What a breaker is to hear."""
-        if outcome is Outcome.SUCCESS:
-            return None
-        if error is not None:
-            return error
-        if outcome is Outcome.FAILURE:
-            return InstanceFailed(f"{self._service.service}: {self._failed}")
-        return asyncio.CancelledError()
-
-
-class InstanceFailed(Exception):
-    """What a breaker is told of a call that raised nothing and failed all the same."""

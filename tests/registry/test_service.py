@@ -14,7 +14,7 @@ import aresilience as ar
 from aresilience.backend import MemoryBackend
 from aresilience.registry import Instance, OutliersChanged, Pick
 from aresilience.registry.balance import Node
-from aresilience.registry.outliers import Rotation
+from aresilience.registry.rotation import Rotation
 from aresilience.testing import FaultyBackend, Recorder, VirtualLoop, cancel_sweep
 from aresilience.testing.faulty import Fault
 
