@@ -39,8 +39,8 @@ class OutlierPolicy:
       at most `max_ejection` (300), and up to a tenth longer by chance.
     - `breakers`: instead, a circuit breaker for each instance decides: `ar.CircuitBreakers("users", …)`. It is
       asked before each call of the instance and told how it ended.
-    - At most a share of `max_ejected` (0.5) of all is out, one at least where there are `minimum_hosts` (2), and
-      never the last. Where fewer than a share of `panic` (0.5) are good, the bad ones are called like the
+    - At most a share of `max_ejected` (0.5) of all is out, one at least where there are `minimum_hosts` (2),
+      and never the last. Where fewer than a share of `panic` (0.5) are good, the bad ones are called like the
       others; `panic=None`: they never are.
     """
 

@@ -33,8 +33,6 @@ from aresilience.registry.watch import Watch
 
 __all__ = ["ServiceRegistry"]
 
-_SAVED_EVERY = 1.0
-
 
 class ServiceRegistry:
     """Where instances of services register, and are found.
@@ -78,7 +76,7 @@ class ServiceRegistry:
         )
         if snapshot is not None and not isinstance(snapshot, str | Path):
             raise TypeError(f"{where}: snapshot must be the path of a file, got {snapshot!r}")
-        self._path = None if snapshot is None else Path(snapshot)
+        self._cache = None if snapshot is None else disk.Cache(Path(snapshot), self._all_known)
         if backend is not None and not isinstance(backend, Backend):
             raise TypeError(f"{where}: backend must come from ar.connect(…), got {backend!r}")
         self._backend = backend
@@ -86,8 +84,6 @@ class ServiceRegistry:
         self._hearts: Beats | None = None
         self._feeds: dict[str, Feed] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._kept: dict[str, tuple[Instance, ...]] | None = None
-        self._saving: asyncio.TimerHandle | None = None
 
     # To be found
 
@@ -251,15 +247,16 @@ class ServiceRegistry:
                 damping=self._damping,
                 resync=self._resync,
                 max_stale=self._max_stale,
-                tell=self._tell if self._listeners or self._path is not None else None,
+                tell=self._tell if self._listeners or self._cache is not None else None,
             )
-            if self._kept is not None and name in self._kept:
-                found.begin_with(self._kept[name])
+            kept = None if self._cache is None else self._cache.get(name)
+            if kept is not None:
+                found.begin_with(kept)
         return found
 
     async def _known(self, service: str) -> Feed:
-        if self._path is not None and self._kept is None:
-            self._kept = await asyncio.to_thread(disk.load, self._path)
+        if self._cache is not None:
+            await self._cache.read()
         feed = self.feed(service)
         if not feed.is_known:
             await feed.known()
@@ -273,8 +270,8 @@ class ServiceRegistry:
     # The end
 
     async def __aenter__(self) -> ServiceRegistry:
-        if self._path is not None and self._kept is None:
-            self._kept = await asyncio.to_thread(disk.load, self._path)
+        if self._cache is not None:
+            await self._cache.read()
         return self
 
     async def __aexit__(
@@ -287,10 +284,8 @@ class ServiceRegistry:
 
     async def aclose(self) -> None:
         """Stop watching, and write the snapshot. Registrations are not concerned."""
-        if self._saving is not None:
-            self._saving.cancel()
-            self._saving = None
-            await to_the_end(self._save())
+        if self._cache is not None:
+            await to_the_end(self._cache.flush())
         for feed in self._feeds.values():
             feed.close()
         self._feeds.clear()
@@ -325,21 +320,13 @@ class ServiceRegistry:
         return self._hearts
 
     def _tell(self, event: Event) -> None:
-        if isinstance(event, DiscoveryChanged) and self._path is not None and self._saving is None:
-            loop = asyncio.get_running_loop()
-            self._saving = loop.call_later(_SAVED_EVERY, self._save_soon)
+        if self._cache is not None and isinstance(event, DiscoveryChanged):
+            self._cache.changed(self._place().keeper)
         if self._listeners:
             self._listeners.tell(event)
 
-    def _save_soon(self) -> None:
-        self._saving = None
-        self._place().keeper.aside(self._save())
-
-    async def _save(self) -> None:
-        path = self._path
-        if path is not None:
-            known = {**(self._kept or {}), **{n: f.instances for n, f in self._feeds.items() if f.listed}}
-            await asyncio.to_thread(disk.save, path, known)
+    def _all_known(self) -> dict[str, tuple[Instance, ...]]:
+        return {name: feed.instances for name, feed in self._feeds.items() if feed.listed}
 
 
 def _token(where: str, value: object) -> str:
