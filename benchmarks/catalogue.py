@@ -12,6 +12,7 @@ from benchmarks import (
     locks_many,
     memory,
     over_redis,
+    registry,
 )
 from benchmarks.fresh import Sampled
 from benchmarks.harness import Benchmark
@@ -28,6 +29,7 @@ ALL: tuple[Benchmark, ...] = (
     *over_redis.ALL,
     *locks.ALL,
     *locks_many.ALL,
+    *registry.ALL,
 )
 
 SAMPLED: dict[str, Sampled] = {each.name: each for each in ALL if isinstance(each, Sampled)}

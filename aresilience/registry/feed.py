@@ -65,6 +65,8 @@ class Feed:
         """Those that may be called."""
         self.is_known = False
         """Whether there is an answer: from the registry, or from the disk."""
+        self.listings = 0
+        """How often the registry was asked, and answered."""
         self._listed_at = self._confirmed_at = self._loop.time()
         self._error: BackendError | None = None
         self._failures = 0
@@ -172,6 +174,7 @@ class Feed:
             self._failed(error)
         else:
             self._listed_at = self._loop.time()
+            self.listings += 1
             self._confirm()
         self._publish()
 

@@ -31,6 +31,7 @@ class Known:
         "_base",
         "_revisions",
         "_seen",
+        "_warned",
         "came",
         "followed",
         "revision",
@@ -50,6 +51,7 @@ class Known:
         self._revisions: dict[str, int] = {}  # of those that live, as the store says
         self._seen: dict[str, int] | None = None  # in the full listing that is being read
         self._base = -1
+        self._warned = False
 
     def hear(self, told: Told, now: float) -> bool:
         """A message. False: it does not follow on what is known, so ask."""
@@ -119,7 +121,9 @@ class Known:
         try:
             instance = unpacked(self.service, who, change.value)
         except CorruptState as error:
-            _log.warning("an instance of %r is left out: %s", self.service, error)
+            level = logging.DEBUG if self._warned else logging.WARNING
+            _log.log(level, "an instance of %r is left out: %s", self.service, error)
+            self._warned = True
             self.served.withdraw(who)
             return
         known = self.served.get(who)
