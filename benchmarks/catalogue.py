@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks import (
     crowds,
+    fleets,
     in_process,
     limiters,
     limiters_growth,
@@ -30,6 +31,7 @@ ALL: tuple[Benchmark, ...] = (
     *locks.ALL,
     *locks_many.ALL,
     *registry.ALL,
+    *fleets.ALL,
 )
 
 SAMPLED: dict[str, Sampled] = {each.name: each for each in ALL if isinstance(each, Sampled)}

@@ -68,7 +68,7 @@ class Picks:
         for who in ("LeastRequest", "PeakEwma"):
             few, many = (Spread.of(taken[who, size]).median for size in self.sizes)
             said = f"{many / few:.2f}×"
-            report.verdicts.append(Verdict(f"{who}: 10,000 ≤ 1.5× of 10", said, many <= 1.5 * few))
+            report.verdicts.append(Verdict(f"{who}: 10,000 ≤ 2× of 10", said, many <= 2 * few))
         return report
 
     def sample(self, part: int, settings: Settings) -> dict[tuple[str, int], list[float]]:
@@ -218,8 +218,8 @@ class Many:
         report = Report(self.title, ("", "measured"))
         report.notes = [
             f"A ttl of {self.ttl:g} s: each instance beats every {self.ttl / 3:.2g} s. In one process the "
-            "keeper has them ride together, up to 500 to a call; ten thousand processes send a call each, whose "
-            "cost is measured with calls of one beat."
+            "keeper has them ride together, up to 500 to a call; ten thousand processes send a call each, "
+            "whose cost is measured with calls of one beat."
         ]
         if program() is None:
             report.missing = [NO_SERVER]

@@ -106,6 +106,10 @@ class Pick:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is None and self._breaker is None and self._failed is None and self._node is not None:
+            self._service.ended(self._node, self._began, Outcome.SUCCESS, self._probe, False)
+            self.release()
+            return
         try:
             await self.settle(error)
         finally:
