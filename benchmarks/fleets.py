@@ -107,8 +107,8 @@ class Fleet:
         report.notes = [
             f"Virtual time; {_HOSTS} hosts of {_WORKERS} workers, {_WORK * 1e3:g} ms each in the mean, "
             f"exponential; Poisson arrivals at {_LOAD:.0%} of what they can bear together; "
-            f"{_SECONDS - _SETTLED:g} s of one seed. The slow host can bear one call in a hundred: who sends it "
-            "more has a queue there that grows for as long as it lasts.",
+            f"{_SECONDS - _SETTLED:g} s of one seed. The slow host can bear one call in a hundred: who sends "
+            "it more has a queue there that grows for as long as it lasts.",
             "`python -m benchmarks.fleets` draws benchmarks/fleets.png.",
         ]
         p99: dict[str, float] = {}
@@ -161,6 +161,7 @@ def _draw() -> None:
     axes.set(
         xscale="log",
         yscale="log",
+        xlim=(1, None),
         ylim=(1e-3, 1),
         xlabel="latency, ms",
         ylabel="share of calls that take longer",

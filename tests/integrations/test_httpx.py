@@ -369,6 +369,7 @@ def test_options_are_checked(options: dict, complaint: str) -> None:
 async def test_real_servers_over_a_real_socket() -> None:
     """Two servers and a port where nobody listens: every request is answered, by name, with keep-alive."""
     seen: Counter[str] = Counter()
+    handlers: list[Any] = []
 
     def served_by(name: str) -> Any:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -377,12 +378,13 @@ async def test_real_servers_over_a_real_socket() -> None:
                 seen[name] += 1
                 seen["host"] += b"Host: user-service\r\n" in request
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n" + name.encode())
-            writer.close()
 
         async def quietly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            handlers.append(asyncio.current_task())
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 await serve(reader, writer)
             writer.close()
+            await writer.wait_closed()
 
         return quietly
 
@@ -394,6 +396,7 @@ async def test_real_servers_over_a_real_socket() -> None:
     async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
         for _ in range(30):
             assert (await client.get("http://user-service/x")).status_code == 200
+    await asyncio.gather(*handlers)
     for server in servers:
         server.close()
         await server.wait_closed()
