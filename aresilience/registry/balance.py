@@ -21,7 +21,7 @@ from itertools import accumulate
 from aresilience.outcome import Outcome
 from aresilience.registry.record import Instance
 
-__all__ = ["Balancer", "Node", "Picker", "Random", "Rendezvous", "RoundRobin"]
+__all__ = ["Balancer", "Node", "Picker", "Random", "Rendezvous", "RoundRobin", "chance_of"]
 
 _LEAST_SHARE = 0.1
 _TRIES = 8
@@ -59,7 +59,7 @@ class Node:
         self.at = 0.0
         """As of when."""
         self.turn = 0.0
-        self.digest = int.from_bytes(blake2b(instance.id.encode(), digest_size=8).digest(), "big")
+        self.digest = _digest(instance.id)
 
     def share(self, now: float) -> float:
         """Its weight as of now."""
@@ -87,6 +87,8 @@ class Balancer(ABC):
 
     __slots__ = ()
 
+    keyed = False
+    """Whether the key decides: then chance is drawn from it, also for the zone."""
     decay = 10.0
     """Seconds in which what was seen of a node loses 63 % of its say."""
 
@@ -99,6 +101,15 @@ class Balancer(ABC):
         kept = math.exp((node.at - now) / self.decay)
         node.failures = node.failures * kept + (outcome is Outcome.FAILURE)
         node.at = now
+
+
+def chance_of(key: str) -> float:
+    """A uniform number that is the key's own, in every process."""
+    return (_digest(key) >> 11) / 2**53
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 class RoundRobin(Balancer):
@@ -182,6 +193,8 @@ class Rendezvous(Balancer):
 
     __slots__ = ()
 
+    keyed = True
+
     def over(self, nodes: Sequence[Node]) -> Picker:
         return _Highest(nodes)
 
@@ -190,11 +203,7 @@ class _Highest(Picker):
     __slots__ = ()
 
     def pick(self, u: float, now: float, key: str | None) -> Node:
-        if key is None:
-            mixed = int(u * 2**53)
-        else:
-            text = key.encode("utf-8", "surrogatepass")
-            mixed = int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
+        mixed = int(u * 2**53) if key is None else _digest(key)
         best, highest = self.nodes[0], -1.0
         for node in self.nodes:
             x = (node.digest ^ mixed) & _MASK  # the finaliser of splitmix64

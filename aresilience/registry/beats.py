@@ -63,7 +63,7 @@ class Beats:
                 found.append(answer)
             else:
                 found.append(Confirmation(sent) if answer else None)
-        await self.announce({heart.beat.service for heart in due})
+        self.keeper.aside(self.announce({heart.beat.service for heart in due}))
         return found
 
     async def announce(self, services: set[str]) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from operator import is_
-from weakref import WeakMethod, WeakSet, ref
+from weakref import WeakSet, ref
 
 from aresilience.backend.leases import Keeper
 from aresilience.chance import entropy
@@ -72,10 +72,9 @@ class Feed:
         self._failures = 0
         self._soonest: float | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._again = self._closed = self._settling = False
+        self._again = self.closed = self._settling = False
         self._timer: asyncio.TimerHandle | None = None
         self._watchers: WeakSet[Watch] = WeakSet()
-        self._followers: list[WeakMethod[Callable[[], None]]] = []
         mine = ref(self)
 
         def hear(told: Told | None) -> None:
@@ -119,11 +118,6 @@ class Feed:
         self._watchers.add(watch)
         return watch
 
-    def follow(self, changed: Callable[[], None]) -> None:
-        """Call back a bound method after every change, for as long as its object lives."""
-        self._followers = [follower for follower in self._followers if follower() is not None]
-        self._followers.append(WeakMethod(changed))
-
     def begin_with(self, instances: tuple[Instance, ...]) -> None:
         """Serve what was kept, until the registry says more."""
         if not self.is_known:
@@ -135,14 +129,16 @@ class Feed:
         """Ask the registry, now or as soon as the asking that is on its way is done."""
         if self._looking is not None:
             self._again = True
-        elif not self._closed and not self._loop.is_closed():
+        elif not self.closed and not self._loop.is_closed():
             self._again = False
             self._looking = self._keeper.aside(self._look())
             self._looking.add_done_callback(self._looked)
 
     def close(self) -> None:
-        """No more of it."""
-        self._closed = True
+        """No more of it: its watches end, and who asks again gets another."""
+        self.closed = True
+        self.is_known = False
+        self._wake()
         if self._unlisten is not None:
             self._unlisten()
         if self._timer is not None:
@@ -164,6 +160,7 @@ class Feed:
     async def _look(self) -> None:
         try:
             if not self._store.ready:
+                self._unlisten = None
                 raise NotSent("the backend is not open")
             if self._unlisten is None:
                 self._unlisten = self._store.listen(self.service, self._listener)
@@ -188,7 +185,7 @@ class Feed:
 
     def _looked(self, task: asyncio.Task[None]) -> None:
         self._looking = None
-        if self._closed or self._loop.is_closed():
+        if self.closed or self._loop.is_closed():
             return
         error = None if task.cancelled() else task.exception()
         if error is not None:
@@ -236,10 +233,6 @@ class Feed:
             self._tell(DiscoveryChanged(self._name, now, self.service, len(instances), came, went, held))
 
     def _wake(self) -> None:
-        for follower in self._followers:
-            changed = follower()
-            if changed is not None:
-                changed()
         for watch in list(self._watchers):
             watch.wake()
 
@@ -247,7 +240,7 @@ class Feed:
 
     def _arm(self, within: float | None) -> None:
         """Wake up at the next moment at which something may be due."""
-        if self._closed:
+        if self.closed:
             return
         now = self._loop.time()
         if within is not None:

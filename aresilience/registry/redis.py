@@ -17,6 +17,7 @@ from typing import Any
 
 from aresilience.backend.redis import RedisBackend, Script
 from aresilience.backend.redis.commands import Argument
+from aresilience.chance import entropy
 from aresilience.errors import BackendError
 from aresilience.registry.machine import Change, Changes, Place
 from aresilience.registry.memory import micros
@@ -29,6 +30,7 @@ _NAMES = Script.beside("aresilience.registry", "names.lua")
 _KEPT_MS = 86_400_000
 _PARTS = ("meta", "records", "ends", "changed", "gone")
 _NAMES_KEPT = 10_000
+_RESYNC_WITHIN = 0.2
 
 
 class RedisRegistryStore:
@@ -81,9 +83,12 @@ class RedisRegistryStore:
 
     def listen(self, service: str, on_change: OnChange) -> Callable[[], None]:
         channel = self._place(service)[1]
-        return self._backend.listen(
-            channel, lambda message: on_change(_told(message)), lambda: on_change(None)
-        )
+
+        def resync() -> None:
+            """Whoever lost his connection with us lists too: not all at once."""
+            asyncio.get_running_loop().call_later(entropy().random() * _RESYNC_WITHIN, on_change, None)
+
+        return self._backend.listen(channel, lambda message: on_change(_told(message)), resync)
 
     def keys(self, service: str) -> list[bytes]:
         """The keys of a service, in one slot."""

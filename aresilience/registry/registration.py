@@ -109,9 +109,12 @@ class Registration:
         self._turn = asyncio.Lock()
         try:
             await self._send()
-        except BaseException:
+        except BaseException as error:
             self.status = RegistrationStatus.WITHDRAWN
-            await to_the_end(self._withdraw())
+            try:
+                await to_the_end(self._withdraw())
+            except Exception as another:  # noqa: BLE001 - it is noted
+                error.add_note(f"and withdrawing failed: {another!r}")
             raise
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._reconcile(), name="aresilience registration", context=Context())

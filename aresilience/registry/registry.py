@@ -180,7 +180,7 @@ class ServiceRegistry:
     def watch(self, service: str) -> Watch:
         """`async for instances in registry.watch("user-service"):` what is known now, then each change.
 
-        Who is slow sees the newest state, and none of those between. It never ends.
+        Who is slow sees the newest state, and none of those between. It ends when the registry is closed.
         """
         return self.feed(service).watch()
 

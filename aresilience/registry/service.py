@@ -8,7 +8,7 @@ from aresilience.chance import entropy
 from aresilience.clock import LoopClock
 from aresilience.events import Listeners
 from aresilience.outcome import ErrorMatcher, Outcome, is_neutral
-from aresilience.registry.balance import Balancer, Node, Picker
+from aresilience.registry.balance import Balancer, Node, Picker, chance_of
 from aresilience.registry.facts import NoInstances, OutliersChanged
 from aresilience.registry.feed import Feed
 from aresilience.registry.outliers import Breaker, OutlierPolicy
@@ -112,9 +112,10 @@ class Service:
         if picker is None:
             raise NoInstances(f"no instance of {self.service!r} is up", service=self.service)
         chance = entropy().random
-        node = picker.pick(chance(), now, key)
+        keyed = key is not None and self._balancer.keyed
+        node = picker.pick(chance_of(key) if keyed and key is not None else chance(), now, key)
         if (avoid or refused) and (node.instance.id in avoid or node.instance.id in refused):
-            node = self._another(picker, chance, now, avoid, refused)
+            node = self._another(picker, chance, now, key if keyed else None, avoid, refused)
         return node, False
 
     def _another(
@@ -122,10 +123,11 @@ class Service:
         picker: Picker,
         chance: Callable[[], float],
         now: float,
+        key: str | None,
         avoid: Collection[str],
         refused: Collection[str],
     ) -> Node:
-        for _ in range(_TRIES):
+        for _ in range(_TRIES if key is None else 0):
             node = picker.pick(chance(), now, None)
             if node.instance.id not in avoid and node.instance.id not in refused:
                 return node
@@ -136,6 +138,8 @@ class Service:
         left = those(avoid, refused) or those(refused)
         if not left:
             raise NoInstances(f"no instance of {self.service!r} takes a call now", service=self.service)
+        if key is not None:
+            return self._balancer.over(left).pick(0.0, now, key)  # the key's next choice
         return left[int(chance() * len(left))]
 
     def _follow(self, feed: Feed, now: float) -> None:

@@ -15,12 +15,14 @@ class Watched(Protocol):
 
     instances: tuple[Instance, ...]
     is_known: bool
+    closed: bool
 
 
 class Watch:
     """An async iterator over what is known of a service: first what is known now, then each change.
 
-    It has room for one: who is slow sees the newest state, and none of those between. It never ends.
+    It has room for one: who is slow sees the newest state, and none of those between. It ends when the
+    registry is closed.
     """
 
     def __init__(self, feed: Watched) -> None:
@@ -34,6 +36,8 @@ class Watch:
     async def __anext__(self) -> tuple[Instance, ...]:
         feed = self._feed
         while not feed.is_known or feed.instances is self._seen:
+            if feed.closed:
+                raise StopAsyncIteration
             if self._waiter is not None:
                 raise RuntimeError("a watch has one reader: call watch() again for another")
             self._waiter = asyncio.get_running_loop().create_future()

@@ -187,8 +187,41 @@ async def test_the_same_key_goes_to_the_same_instance(fleet: Fleet) -> None:
     users = fleet.registry.service("users", balancer=ar.Rendezvous())
     first = await fleet.call(users, key="ada")
     assert {await fleet.call(users, key="ada") for _ in range(20)} == {first}
-    assert await fleet.call(users, key="ada", avoid={str(first)}) != first
+    second = {await fleet.call(users, key="ada", avoid={str(first)}) for _ in range(20)}
+    assert len(second) == 1, "the key's next choice"
+    assert second != {first}
     assert len({await fleet.call(users, key=f"user-{n}") for n in range(50)}) == 4
+
+
+async def test_a_key_stays_in_its_zone() -> None:
+    """Where calls spill over into another zone it is always the same keys that do."""
+    registry = ar.ServiceRegistry(ttl=1e6, backend=MemoryBackend())
+    for n, zone in enumerate("abbb"):
+        await registry.announce(Instance("users", "h", 1 + n, zone=zone))
+    users = registry.service("users", balancer=ar.Rendezvous(), zone="a")
+    places: dict[str, set[str]] = {}
+    for _ in range(5):
+        for n in range(40):
+            async with users.pick(f"key-{n}") as instance:
+                places.setdefault(f"key-{n}", set()).add(instance.id)
+    assert all(len(each) == 1 for each in places.values())
+    assert len(set().union(*places.values())) == 4
+
+
+async def test_a_registry_that_is_closed_is_asked_anew(fleet: Fleet) -> None:
+    """Its watches end; a service goes on with what it knows when it is asked again."""
+    users = fleet.registry.service("users")
+    await fleet.call(users)
+    watch = users.watch()
+    assert len(await anext(watch)) == 4
+    waiting = asyncio.ensure_future(anext(watch, None))
+    await asyncio.sleep(0)
+    await fleet.registry.aclose()
+    assert await waiting is None
+    await fleet.registry.announce(Instance("users", "h", 99, id="i9"))
+    for _ in range(100):
+        assert await fleet.call(users) is not None
+    assert fleet.calls["i9"] > 0
 
 
 async def test_peak_ewma_leaves_a_slow_instance_alone(fleet: Fleet) -> None:
