@@ -20,7 +20,7 @@ from aresilience.registry import (
 )
 from aresilience.registry.machine import EXPIRED, WITHDRAWN, Change, Changes
 from aresilience.registry.memory import MemoryRegistryStore
-from aresilience.testing import FaultyBackend, Recorder
+from aresilience.testing import FaultyBackend, Recorder, cancel_sweep
 from aresilience.testing.faulty import Fault
 
 
@@ -522,6 +522,29 @@ async def test_a_registry_that_nobody_holds_stops_looking() -> None:
     gc.collect()
     await asyncio.sleep(600)
     assert len(backend.calls) == calls
+
+
+def test_a_cancel_at_any_await_of_finding_leaves_nothing() -> None:
+    """Discovering, watching, looking around, closing, cut anywhere: no task and no listener is left."""
+    listeners: list[dict] = []
+
+    async def use(faults: int) -> None:
+        async with FaultyBackend(seed=faults, rate=0.5, faults=(Fault.SLOW,)) as backend:
+            async with ServiceRegistry(ttl=10.0, resync=1.0, backend=backend) as registry:
+                await registry.announce(instance(1))
+                assert ids(await registry.discover("users")) == "i1"
+                watch = registry.watch("users")
+                await anext(watch)
+                await registry.announce(instance(2))
+                assert ids(await anext(watch)) == "i1 i2"
+                await registry.services()
+            store = registry._store()
+            listeners.append(store._listeners)  # type: ignore[attr-defined]
+
+    for faults in range(3):
+        report = cancel_sweep(use, make=lambda: faults)  # noqa: B023
+        assert report.points >= 3
+    assert not any(listeners)
 
 
 def test_another_loop_begins_anew() -> None:
