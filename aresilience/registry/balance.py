@@ -98,6 +98,8 @@ class Balancer(ABC):
 
     def observe(self, node: Node, took: float, outcome: Outcome, now: float) -> None:
         """A call of that node has ended."""
+        if not node.failures and outcome is not Outcome.FAILURE:
+            return
         kept = math.exp((node.at - now) / self.decay)
         node.failures = node.failures * kept + (outcome is Outcome.FAILURE)
         node.at = now

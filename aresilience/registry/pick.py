@@ -79,7 +79,7 @@ class Pick:
         service = self._service
         if not service.is_known():
             await service.known()
-        refused: set[str] = set()
+        refused: tuple[str, ...] = ()
         while True:
             node, probe = service.choose(self._key, self._avoid, refused)
             breaker = service.breaker(node)
@@ -89,7 +89,7 @@ class Pick:
                 self._permit = await breaker.admit()
             except Rejected:
                 service.refused(node)
-                refused.add(node.instance.id)
+                refused = (*refused, node.instance.id)
                 continue
             except BaseException:
                 service.recorded(node, Outcome.IGNORED, probe)

@@ -195,8 +195,8 @@ class Registration:
         async with self._turn:
             if self.status is RegistrationStatus.WITHDRAWN:
                 return False
-            if not self._healthy():
-                return False
+            if not self._healthy() and self._heart is None:
+                return False  # who is registered may say that it drains, however unwell it is
             instance = self._instance
             value = packed(instance, self._token)
             if self._heart is not None and value == self._sent:

@@ -51,6 +51,7 @@ class Service:
         self._listeners = listeners
         self._clock = LoopClock()
         self._feed: Feed | None = None
+        self._chance: Callable[[], float] = _no_chance  # until something is known, on a loop
         self._outliers = outliers
         self._rotation = None if outliers is None else Rotation(outliers)
         self._nodes: dict[str, Node] = {}
@@ -111,7 +112,7 @@ class Service:
         picker = self._picker
         if picker is None:
             raise NoInstances(f"no instance of {self.service!r} is up", service=self.service)
-        chance = entropy().random
+        chance = self._chance
         keyed = key is not None and self._balancer.keyed
         node = picker.pick(chance_of(key) if keyed and key is not None else chance(), now, key)
         if (avoid or refused) and (node.instance.id in avoid or node.instance.id in refused):
@@ -189,6 +190,7 @@ class Service:
     async def known(self) -> None:
         """Wait until something is known."""
         feed = self._feed_of()
+        self._chance = entropy().random
         if feed is not self._feed:
             self._feed, self._seen = feed, None
         if not feed.is_known:
@@ -238,7 +240,7 @@ class Service:
             if probe:
                 rotation.given_back(node, now)
         else:
-            rotation.ended(node, outcome is Outcome.SUCCESS, now, entropy().random())
+            rotation.ended(node, outcome is Outcome.SUCCESS, now, self._chance())
             self._turned(rotation)
 
     def recorded(self, node: Node, outcome: Outcome, probe: bool) -> None:
@@ -249,3 +251,7 @@ class Service:
                 rotation.given_back(node, now)
             rotation.recorded(node, now)
             self._turned(rotation)
+
+
+def _no_chance() -> float:
+    raise RuntimeError("nothing is known yet")

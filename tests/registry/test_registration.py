@@ -194,6 +194,16 @@ async def test_the_health_function_withholds_the_beat() -> None:
     assert told == [RegistrationStatus.WITHHELD, RegistrationStatus.PENDING, RegistrationStatus.WITHHELD]
 
 
+async def test_who_is_unwell_can_still_say_that_it_drains() -> None:
+    """Health withholds beats, not words: draining is told at once."""
+    backend = MemoryBackend()
+    well = True
+    async with registry(backend).register(ME, health=lambda: well, propagation=0) as registration:
+        well = False
+        assert await registration.update(state=InstanceState.DOWN)
+        assert await found(backend) == [("users-1", "down")]
+
+
 async def test_d8_a_health_function_that_raises_is_told() -> None:
     """Not silent: no beat, and the error is in the event and in `why`."""
     backend, recorder = MemoryBackend(), Recorder()
