@@ -26,7 +26,7 @@ RIM = {"asgi", "integrations", "testing"}
 
 MACHINES = {
     "gcra", "machine", "judge", "window", "plan", "record", "balance", "history",
-    "choices", "damping", "known", "outliers", "rotation", "zones",
+    "choices", "damping", "known", "outliers", "pace", "rotation", "zones",
 }  # fmt: skip
 """Files in a pattern's folder that decide: told the time and given chance, they do no I/O."""
 IMPURE = {"asyncio", "time", "random", "secrets", "anyio", "redis", "socket", "threading", "os"}

@@ -23,6 +23,7 @@ from aresilience.events import Event
 from aresilience.registry.damping import Damping
 from aresilience.registry.facts import DiscoveryChanged, DiscoveryDegraded
 from aresilience.registry.known import Known
+from aresilience.registry.pace import BREATH, after_failures, next_look
 from aresilience.registry.record import Instance
 from aresilience.registry.snapshot import Snapshot
 from aresilience.registry.store import RegistryStore, Told
@@ -31,9 +32,7 @@ from aresilience.registry.watch import Watch
 __all__ = ["Feed"]
 
 _PAGE = 500
-_FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
-_BREATH = 0.01
-"""Seconds between two listings at least, so that a registry in uproar is not asked all the time."""
+_LAST_PAUSE = 5.0
 _log = logging.getLogger("aresilience")
 
 
@@ -191,7 +190,7 @@ class Feed:
         if error is not None:
             _log.error("looking at the registry failed", exc_info=error)
             self._failed(BackendError(f"{type(error).__name__} while looking at the registry"))
-        self._arm(_BREATH if self._again and self._error is None else None)
+        self._arm(BREATH if self._again and self._error is None else None)
 
     # What follows
 
@@ -246,13 +245,11 @@ class Feed:
         if within is not None:
             when = now + within
         elif self._error is not None:
-            pause = min(_LAST_PAUSE, self._resync, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20))
-            when = now + pause * (0.5 + entropy().random() / 2)
+            longest = min(_LAST_PAUSE, self._resync)
+            when = now + after_failures(self._failures, longest, entropy().random())
         else:
             u = entropy().random()
-            when = self._listed_at + self._resync * (0.75 + u / 2)
-            if self._soonest is not None:  # of many who look, one may sweep for all
-                when = min(when, self._soonest + u * self._resync / 20)
+            when = next_look(now, self._listed_at, self._resync, self._soonest, u)
         due = self._known.served.next_at(now)
         settles = due is not None and due < when
         if self._timer is not None:

@@ -5,41 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from aresilience.errors import Rejected
 from aresilience.outcome import Outcome
 from aresilience.registry.balance import Node
+from aresilience.registry.chooser import Chooser
 from aresilience.registry.outliers import Breaker
 from aresilience.registry.record import Instance
 
-__all__ = ["Chooser", "Pick"]
-
-
-class Chooser(Protocol):
-    """What a pick needs of its service."""
-
-    service: str
-
-    def is_known(self) -> bool: ...
-
-    async def known(self) -> None: ...
-
-    def choose(
-        self, key: str | None, avoid: Collection[str], refused: Collection[str]
-    ) -> tuple[Node, bool]: ...
-
-    def breaker(self, node: Node) -> Breaker | None: ...
-
-    def refused(self, node: Node) -> None: ...
-
-    def began(self, node: Node) -> float: ...
-
-    def outcome(self, error: BaseException | None) -> Outcome: ...
-
-    def ended(self, node: Node, began: float, outcome: Outcome, probe: bool, breaker: bool) -> None: ...
-
-    def recorded(self, node: Node, outcome: Outcome, probe: bool) -> None: ...
+__all__ = ["Pick"]
 
 
 class Pick:

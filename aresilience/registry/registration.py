@@ -27,12 +27,12 @@ from aresilience.errors import BackendError
 from aresilience.events import Event
 from aresilience.registry.beats import Beats, Heart
 from aresilience.registry.facts import Registered, RegistrationLost, RegistrationStatus
+from aresilience.registry.pace import after_failures
 from aresilience.registry.record import Instance, InstanceState, packed
 from aresilience.registry.store import Beat
 
 __all__ = ["Registration"]
 
-_FIRST_PAUSE = 0.1
 _STEP = 1 / 3
 """The longest pause between two tries, as a share of the ttl;"""
 _HEALTH = 1 / 10
@@ -187,8 +187,7 @@ class Registration:
             return self._ttl * (0.5 + u)
         if self.status is RegistrationStatus.WITHHELD:
             return self._ttl * _HEALTH * (0.5 + u)
-        longest: float = min(self._ttl * _STEP, _FIRST_PAUSE * 2.0 ** min(failures - 1, 20))
-        return longest * (0.5 + u / 2)
+        return after_failures(failures, self._ttl * _STEP, u)
 
     async def _send(self) -> bool:
         """One try; True if the store now has what is wanted."""

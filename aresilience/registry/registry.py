@@ -18,6 +18,7 @@ from aresilience.registry import disk
 from aresilience.registry.balance import Balancer
 from aresilience.registry.beats import Beats
 from aresilience.registry.choices import LeastRequest
+from aresilience.registry.chooser import Chooser
 from aresilience.registry.damping import Damping
 from aresilience.registry.facts import DiscoveryChanged
 from aresilience.registry.feed import Feed
@@ -214,7 +215,7 @@ class ServiceRegistry:
         if not isinstance(zone, str):
             raise TypeError(f"{where}: zone must be a string, got {zone!r}")
         name = service_name(f"{where}: service", service)
-        return Service(
+        chooser = Chooser(
             self.name,
             name,
             lambda: self.feed(name),
@@ -225,6 +226,7 @@ class ServiceRegistry:
             failure_on=ErrorMatcher(f"{where}: failure_on", failure_on),
             listeners=self._listeners,
         )
+        return Service(name, lambda: self.feed(name), chooser)
 
     def follows(self, service: str) -> bool:
         """Whether this process knows the service, having asked for it before."""

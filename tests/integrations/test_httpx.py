@@ -72,7 +72,7 @@ class Fleet:
 
     def in_flight(self) -> int:
         """Calls that have begun and not ended."""
-        return sum(node.in_flight for node in self.users._nodes.values())
+        return sum(node.in_flight for node in self.users._chooser._nodes.values())
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ def test_a_cancel_at_any_await_leaves_nothing_in_flight() -> None:
         fleet.transport._services["user-service"] = users = fleet.registry.service(
             "user-service", **fleet.transport._options
         )
-        await users.known()
+        await users._chooser.known()
         return fleet
 
     async def use(fleet: Fleet) -> None:

@@ -66,7 +66,7 @@ async def raising(users: ar.Service, error: BaseException, pick: Pick | None = N
     """A call that ends so, and says where it was; if `pick` is given, one that was told a failure."""
     pick = pick or users.pick()
     async with pick as instance:
-        assert sum(node.in_flight for node in users._nodes.values()) == 1
+        assert sum(node.in_flight for node in users._chooser._nodes.values()) == 1
         pick.failed()
         error.args = (instance.id,)
         raise error
@@ -84,8 +84,8 @@ async def test_each_pick_is_given_back_on_every_exit(fleet: Fleet) -> None:
     ):
         with pytest.raises(type(error)):
             await raising(users, error)
-    assert all(node.in_flight == 0 for node in users._nodes.values())
-    assert sum(node.failures for node in users._nodes.values()) == pytest.approx(1.0, abs=0.01)
+    assert all(node.in_flight == 0 for node in users._chooser._nodes.values())
+    assert sum(node.failures for node in users._chooser._nodes.values()) == pytest.approx(1.0, abs=0.01)
 
 
 async def test_a_call_that_is_closed_is_given_back_too(fleet: Fleet) -> None:
@@ -94,16 +94,16 @@ async def test_a_call_that_is_closed_is_given_back_too(fleet: Fleet) -> None:
     await fleet.call(users)
     calling = raising(users, OSError(), Holding(users))
     calling.send(None)
-    assert sum(node.in_flight for node in users._nodes.values()) == 1
+    assert sum(node.in_flight for node in users._chooser._nodes.values()) == 1
     calling.close()
-    assert sum(node.in_flight for node in users._nodes.values()) == 0
+    assert sum(node.in_flight for node in users._chooser._nodes.values()) == 0
 
 
 class Holding(Pick):
     """A pick whose body never gets on."""
 
     def __init__(self, users: ar.Service) -> None:
-        super().__init__(users, None, ())
+        super().__init__(users._chooser, None, ())
 
     async def __aenter__(self) -> Instance:
         await super().__aenter__()
@@ -121,11 +121,11 @@ async def test_a_failure_that_raises_nothing_can_be_told(fleet: Fleet) -> None:
     pick = users.pick()
     async with pick:
         pick.failed("503")
-    assert sum(node.failures for node in users._nodes.values()) == pytest.approx(1.0, abs=0.01)
+    assert sum(node.failures for node in users._chooser._nodes.values()) == pytest.approx(1.0, abs=0.01)
     pick = users.pick()
     with pytest.raises(asyncio.CancelledError):
         await raising(users, asyncio.CancelledError(), pick)
-    assert sum(node.failures for node in users._nodes.values()) == pytest.approx(1.0, abs=0.01)
+    assert sum(node.failures for node in users._chooser._nodes.values()) == pytest.approx(1.0, abs=0.01)
 
 
 async def test_errors_that_are_no_failures_of_the_instance(fleet: Fleet) -> None:
@@ -237,7 +237,7 @@ async def test_news_arrives_without_a_restart(fleet: Fleet) -> None:
     """Who comes gets calls, who goes gets none, a new weight counts; what is known of the others stays."""
     users = fleet.registry.service("users", balancer=ar.Random(), slow_start=0)
     await fleet.call(users)
-    known = dict(users._nodes)
+    known = dict(users._chooser._nodes)
     await fleet.registry.deregister("users", "i0")
     await fleet.registry.announce(Instance("users", "h", 99, id="i9", weight=2.0))
     await asyncio.sleep(0.1)
@@ -246,7 +246,7 @@ async def test_news_arrives_without_a_restart(fleet: Fleet) -> None:
         await fleet.call(users)
     assert fleet.calls["i0"] == 0
     assert 140 < fleet.calls["i9"] < 260
-    assert users._nodes["i1"] is known["i1"]
+    assert users._chooser._nodes["i1"] is known["i1"]
 
 
 async def test_envoy_an_instance_that_restarts_is_a_new_one(fleet: Fleet) -> None:
@@ -254,14 +254,14 @@ async def test_envoy_an_instance_that_restarts_is_a_new_one(fleet: Fleet) -> Non
     users = fleet.registry.service("users", outliers=ar.OutlierPolicy(failures=1), balancer=ar.Random())
     fleet.broken.add("i1")
     await until_out(fleet, users)
-    old = users._nodes["i1"]
+    old = users._chooser._nodes["i1"]
     fleet.broken.clear()
     await fleet.registry.announce(fleet.instances[1])
     await asyncio.sleep(0.1)
     await fleet.call(users)
-    assert users._nodes["i1"] is not old
+    assert users._chooser._nodes["i1"] is not old
     assert users.ejected == ()
-    assert users._nodes["i1"].share(users.now()) < 0.2
+    assert users._chooser._nodes["i1"].share(users._chooser.now()) < 0.2
 
 
 # Outliers
@@ -346,7 +346,7 @@ async def test_at_most_a_share_is_ejected_and_below_that_nobody_is() -> None:
     fleet.broken = set()
     for _ in range(300):
         await fleet.call(users)
-    assert not users._rotation.panicking  # type: ignore[union-attr]
+    assert not users._chooser._rotation.panicking  # type: ignore[union-attr]
     await asyncio.sleep(120)
     for _ in range(300):
         await fleet.call(users)
@@ -436,7 +436,7 @@ async def test_all_circuits_open_is_panic_and_everybody_is_called(fleet: Fleet) 
     await asyncio.sleep(21)
     for _ in range(20):
         assert await fleet.call(users) is not None
-    assert not users._rotation.panicking  # type: ignore[union-attr]
+    assert not users._chooser._rotation.panicking  # type: ignore[union-attr]
 
 
 async def test_a_slow_answer_can_open_it_too(fleet: Fleet) -> None:
@@ -475,16 +475,18 @@ def test_a_cancel_at_any_await_leaves_nothing_in_flight(breakers: bool) -> None:
             self.users = self.fleet.registry.service("users", outliers=policy, balancer=ar.RoundRobin())
 
         def check(self) -> None:
-            assert all(node.in_flight == 0 for node in self.users._nodes.values())
+            assert all(node.in_flight == 0 for node in self.users._chooser._nodes.values())
             for key in self.breakers:
                 assert self.breakers[key].snapshot().probes == 0
-            if self.users._rotation is not None:
-                assert not any(record.probing for record in self.users._rotation._records.values())
+            if self.users._chooser._rotation is not None:
+                assert not any(record.probing for record in self.users._chooser._rotation._records.values())
 
     async def make() -> State:
         state = State()
         await state.fleet.start()
-        await state.users.known()  # which the keeper goes on with when the one who waits is cancelled
+        await (
+            state.users._chooser.known()
+        )  # which the keeper goes on with when the one who waits is cancelled
         return state
 
     async def use(state: State) -> None:
