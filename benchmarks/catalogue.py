@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks import (
     crowds,
+    fleets,
     idempotency,
     in_process,
     limiters,
@@ -13,6 +14,7 @@ from benchmarks import (
     locks_many,
     memory,
     over_redis,
+    registry,
     sagas,
 )
 from benchmarks.fresh import Sampled
@@ -32,6 +34,8 @@ ALL: tuple[Benchmark, ...] = (
     *locks_many.ALL,
     *idempotency.ALL,
     *sagas.ALL,
+    *registry.ALL,
+    *fleets.ALL,
 )
 
 SAMPLED: dict[str, Sampled] = {each.name: each for each in ALL if isinstance(each, Sampled)}

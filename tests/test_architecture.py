@@ -24,7 +24,10 @@ NEIGHBOURS = {"bulkhead", "fallback", "hedge", "timeout"}
 PATTERNS = {"retry", "breaker", "limiter", "lock", "idempotency", "saga", "registry"}
 RIM = {"asgi", "integrations", "testing"}
 
-MACHINES = {"gcra", "machine", "judge", "window", "plan", "record", "balance", "history"}
+MACHINES = {
+    "gcra", "machine", "judge", "window", "plan", "record", "balance", "history",
+    "choices", "damping", "known", "outliers", "pace", "rotation", "zones",
+}  # fmt: skip
 """Files in a pattern's folder that decide: told the time and given chance, they do no I/O."""
 IMPURE = {"asyncio", "time", "random", "secrets", "anyio", "redis", "socket", "threading", "os"}
 

@@ -21,6 +21,9 @@ In Starlette and FastAPI `app.add_middleware(RateLimitMiddleware, limits=[…])`
 turns the errors of handlers into responses before any middleware sees them: there an exception handler for
 `ar.Rejected` returns what `as_problem(error)` says, and the others are middleware as everywhere.
 
+`RegistryLifespan(app, registry=…, instance=…)` registers the service while it can serve, outermost;
+`RegistryApp(registry)` is the registry over HTTP.
+
 Defaults: no header is believed; HEAD and OPTIONS are not limited; nobody waits but in a bulkhead's queue; the
 body of a refusal is a fixed text. Each middleware checks its options when it is made, answers its own
 refusals (under a `RejectedMiddleware`, by that one's options), and leaves lifespan and unknown scopes alone.
@@ -40,9 +43,11 @@ from aresilience.asgi.client_ip import ClientIP
 from aresilience.asgi.deadline import DeadlineMiddleware, deadline_headers
 from aresilience.asgi.idempotency import IdempotencyMiddleware
 from aresilience.asgi.keys import Header
+from aresilience.asgi.lifespan import RegistryLifespan
 from aresilience.asgi.limit import Limit
 from aresilience.asgi.problem import Problem
 from aresilience.asgi.rate_limit import RateLimitMiddleware
+from aresilience.asgi.registry import RegistryApp
 from aresilience.asgi.rejected import RejectedMiddleware
 
 __all__ = [
@@ -54,6 +59,8 @@ __all__ = [
     "Limit",
     "Problem",
     "RateLimitMiddleware",
+    "RegistryApp",
+    "RegistryLifespan",
     "RejectedMiddleware",
     "as_problem",
     "deadline_headers",

@@ -12,6 +12,7 @@
 - `FaultProxy`: between a client and a real server: delays, swallows, resets, splits.
 - `check_idempotency_store`: whether a store of your own keeps its contract.
 - `check_saga_store`: what a store of sagas must do, for one of your own.
+- `check_registry_store`: the contract of a store of registrations.
 - `SeededEntropy`: chance that repeats; the virtual loop has one.
 """
 
@@ -21,6 +22,7 @@ from aresilience.testing.faulty import Fault, FaultyBackend, StoreCall
 from aresilience.testing.idempotency import check_idempotency_store
 from aresilience.testing.proxy import FaultProxy, Traffic
 from aresilience.testing.recorder import Recorder
+from aresilience.testing.registry import check_registry_store
 from aresilience.testing.retries import quick_retries
 from aresilience.testing.saga_store import check_saga_store
 from aresilience.testing.virtual import Deadlock, VirtualLoop, run_virtual
@@ -39,6 +41,7 @@ __all__ = [
     "VirtualLoop",
     "cancel_sweep",
     "check_idempotency_store",
+    "check_registry_store",
     "check_saga_store",
     "quick_retries",
     "run_virtual",

@@ -75,6 +75,13 @@ async def test_v6_the_rights_in_the_readme_are_enough(start_redis: Callable[...,
         await two.reset()
         while one.state is not ar.BreakerState.CLOSED:
             await asyncio.sleep(0.002)
+        here, there = (ar.ServiceRegistry(ttl=0.5, resync=0.1, backend=each) for each in (backend, other))
+        await here.announce(ar.Instance("users", "h", 1), ttl=0.2)
+        async with here.register(ar.Instance("users", "h", 2), propagation=0) as registration:
+            while len(await there.discover("users")) != 1 or there.snapshot("users").held:
+                await asyncio.sleep(0.01)
+            assert registration.registered
+            assert await there.services() == ("users",)
     assert not seen.of(ar.StoreDegraded)
 
 

@@ -325,7 +325,46 @@ async def sagas(user: User) -> None:
     checkout.step(on_exhausted="ignore")  # type: ignore[call-overload]
 
 
+# The registry
+
+
+async def registry_and_services(backend: ar.Backend) -> None:
+    """To be found, to find, to call."""
+    registry = ar.ServiceRegistry(ttl=timedelta(seconds=10), snapshot="known.json", backend=backend)
+    me = ar.Instance("users", "h", 80, zone="a", weight=2, metadata={"a": "b"}, state=ar.InstanceState.UP)
+    async with registry.register(me, health=lambda: True, propagation=1) as registration:
+        assert_type(registration, ar.Registration)
+        assert_type(await registration.update(weight=0.1), bool)
+        assert_type(registration.registered, bool)
+        assert_type(registration.status, ar.RegistrationStatus)
+        await registration.drain()
+    assert_type(await registry.discover("users"), tuple[ar.Instance, ...])
+    async for instances in registry.watch("users"):
+        assert_type(instances, tuple[ar.Instance, ...])
+    assert_type(await registry.announce(me, ttl=5), str)
+    assert_type(await registry.heartbeat("users", "id", token="t"), bool)
+    assert_type(await registry.deregister("users", "id"), bool)
+    breakers = ar.CircuitBreakers("users", failure_threshold=3)
+    policy = ar.OutlierPolicy(breakers=breakers, panic=None)
+    users = registry.service("users", balancer=ar.PeakEwma(), outliers=policy, zone="a", failure_on=OSError)
+    async with users.pick(key="k", avoid=["i1"]) as instance:
+        assert_type(instance, ar.Instance)
+    assert_type(users.snapshot, ar.Snapshot)
+    assert_type(users.snapshot.age, float | None)
+    balancers: list[ar.Balancer] = [
+        ar.RoundRobin(),
+        ar.Random(),
+        ar.LeastRequest(choices=3),
+        ar.Rendezvous(),
+    ]
+    assert balancers
+
+
 # Wrong uses
+
+ar.Instance("users", "h")  # type: ignore[call-arg]
+ar.Instance("users", "h", "80")  # type: ignore[arg-type]
+ar.ServiceRegistry().service("users", balancer="random")  # type: ignore[arg-type]
 
 ar.Lock(7)  # type: ignore[arg-type]
 ar.Lock("a", on_lost="shout")  # type: ignore[arg-type]
