@@ -111,4 +111,5 @@ if __name__ == "__main__":
     parser.add_argument("--prefix", default="shop", help="of its keys there")
     options = parser.parse_args()
     state = ar.connect(options.url, prefix=options.prefix)
-    serve(Books(options.ledger, options.names, state, protected=options.protected).app())
+    clerks = Books(options.ledger, options.names, state, protected=options.protected)
+    serve(lambda port: clerks.app())

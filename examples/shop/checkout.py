@@ -192,6 +192,6 @@ if __name__ == "__main__":
     others = Partners(options.partners)
     if options.protected:
         state = ar.connect(options.url, prefix=options.prefix)
-        serve(Door(SafeCheckout(others, state), others).app(safe_door(state)))
+        serve(lambda port: Door(SafeCheckout(others, state), others).app(safe_door(state)))
     else:
-        serve(Door(PlainCheckout(others), others).app([]))
+        serve(lambda port: Door(PlainCheckout(others), others).app([]))

@@ -119,7 +119,9 @@ class Side:
     name: str
     answers: list[Answer] = field(default_factory=list)
     calls: dict[str, list[float]] = field(default_factory=dict)
-    """The calls that reached its inventory, by phase."""
+    """The calls that reached its inventories, by phase."""
+    newcomer: int = 0
+    """How many of them reached the inventory that was added."""
     states: list[tuple[float, str]] = field(default_factory=list)
     """When its breaker changed, and to what."""
     retries: int = 0
@@ -137,6 +139,11 @@ class Side:
     """What customers wanted,"""
     accounts: dict[str, Account] = field(default_factory=dict)
     """and what the partners did for them."""
+
+    def add_calls(self, calls: dict[str, list[float]]) -> None:
+        """Add what one inventory has seen."""
+        for phase, times in calls.items():
+            self.calls[phase] = sorted([*self.calls.get(phase, []), *times])
 
     def standing(self, order: Order) -> tuple[int, ...]:
         """How often each partner did its part, and has not undone it: 1, 1, 1 is an order, 0, 0, 0 none."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from examples.shop.books import TTL, UNITS
 from examples.shop.figures import Kind, Side, fullest, percentile, share
 from examples.shop.protection import AT_ONCE, PER_MINUTE
-from examples.shop.script import LENGTH, OUTAGE, RECOVERY, span
+from examples.shop.script import LENGTH, NEWCOMER, OUTAGE, RECOVERY, span
 
 __all__ = ["P99", "Promise", "promises"]
 
@@ -49,6 +49,13 @@ def promises(plain: Side, protected: Side) -> Iterator[Promise]:
         fresh = share(protected.between(begin, end), Kind.FRESH)
         yield Promise(text, f"{fresh:.2%}", fresh >= least)
 
+    came = protected.between(NEWCOMER, span("flaky")[0])
+    fresh = sum(answer.kind is Kind.FRESH for answer in came)
+    yield Promise(
+        "an inventory killed, another added: all answers fresh",
+        f"{fresh} of {len(came)}; {protected.newcomer} calls for the new one",
+        bool(came) and fresh == len(came) and protected.newcomer > 0,
+    )
     yield from _limits(protected)
     yield from _books(protected)
     yield from _orders(protected)

@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 
 import aresilience as ar
 from aresilience.asgi import Header, Limit, RateLimitMiddleware, RejectedMiddleware
+from aresilience.integrations.httpx import ResilientTransport
 
 __all__ = [
     "AT_ONCE",
@@ -18,6 +19,7 @@ __all__ = [
     "LastKnown",
     "Stock",
     "door",
+    "finding",
     "inventory_pipeline",
 ]
 
@@ -84,6 +86,20 @@ def door(backend: ar.Backend, journal: Journal) -> list[Middleware]:
     return [Middleware(RejectedMiddleware, timeouts=True), Middleware(RateLimitMiddleware, limits=limits)]
 
 
+def finding(registry: ar.ServiceRegistry) -> ResilientTransport:
+    """Which inventory is asked: one that is likely to answer; after a broken connection another one, at once.
+
+    Everything else is for the pipeline to repeat, when it sees fit.
+    """
+    return ResilientTransport(
+        registry,
+        attempts=2,
+        backoff=ar.Backoff.constant(0.005),
+        retry_statuses=(),
+        budget=ar.RetryBudget(ratio=0.1, floor=2.0, window=3.0),
+    )
+
+
 def inventory_pipeline(last_known: LastKnown, backend: ar.Backend) -> ar.Pipeline:
     """Calls of the inventory: answered within 0.7 s, by it or from memory."""
     return ar.Pipeline.standard(
@@ -95,6 +111,7 @@ def inventory_pipeline(last_known: LastKnown, backend: ar.Backend) -> ar.Pipelin
             attempts=3,
             backoff=ar.Backoff.exponential(initial=0.05, maximum=0.2),
             budget=ar.RetryBudget(ratio=0.3, floor=2.0, window=3.0),
+            nested="both",  # the one further in goes elsewhere, this one waits
             name="inventory",
         ),
         breaker=ar.CircuitBreaker(

@@ -13,8 +13,10 @@ __all__ = [
     "DAY",
     "KILL",
     "LENGTH",
+    "NEWCOMER",
     "OUTAGE",
     "RECOVERY",
+    "REPLACED",
     "Fate",
     "Ill",
     "Phase",
@@ -69,8 +71,10 @@ DAY = (
 )
 _ENDS = tuple(accumulate(phase.seconds for phase in DAY))
 LENGTH = _ENDS[-1]
+NEWCOMER, REPLACED = 1.5, 2.8
+"""Seconds of the day at which one more inventory is started, and another is killed,"""
 KILL = 12.6
-"""Second of the day at which the worker is killed that keeps the books,"""
+"""at which the worker is killed that keeps the books,"""
 CRASH = 17.3
 """and at which, on Redis, one of the processes is killed that take orders."""
 

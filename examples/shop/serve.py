@@ -6,21 +6,23 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 __all__ = ["serve"]
 
 
-def serve(app: Starlette) -> None:
-    """Serve until standard input ends, which it also does when the parent process dies."""
+def serve(make: Callable[[int], ASGIApp]) -> None:
+    """Serve what is made for a port, until standard input ends, which it also does when the parent dies."""
     # With its protocol named: else asyncio sets no TCP_NODELAY, and each answer waits 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(1024)
+    port = listener.getsockname()[1]
     config = uvicorn.Config(
-        app,
+        make(port),
         loop="asyncio",  # its clock is time.monotonic(), which all processes share
         http="h11",
         log_level="critical",
@@ -30,7 +32,7 @@ def serve(app: Starlette) -> None:
     server = uvicorn.Server(config)
     threading.Thread(target=_end_with_input, args=(server,), daemon=True).start()
     # It listens already: whoever connects from now on is served as soon as the app is up.
-    sys.stdout.write(f"{listener.getsockname()[1]}\n")
+    sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
     server.run(sockets=[listener])
 

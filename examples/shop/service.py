@@ -12,10 +12,12 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 
 import aresilience as ar
-from examples.shop.protection import Journal, LastKnown, Stock, door, inventory_pipeline
+from aresilience.asgi import RegistryApp
+from examples.shop.joining import SERVICE, TTL
+from examples.shop.protection import Journal, LastKnown, Stock, door, finding, inventory_pipeline
 from examples.shop.serve import serve
 
 __all__ = ["Shop"]
@@ -25,8 +27,19 @@ class Shop:
     """One shop, protected or not: the difference is the pipeline around `ask`, and the door."""
 
     def __init__(self, inventory_url: str, backend: ar.Backend, *, protected: bool) -> None:
+        registry = ar.ServiceRegistry(ttl=TTL, backend=backend)
         # As most services have it: the defaults of httpx, 5 s and 100 connections.
-        self._inventory = httpx.AsyncClient(base_url=inventory_url, trust_env=False)
+        self._inventory = httpx.AsyncClient(
+            base_url=f"http://{SERVICE}" if protected else inventory_url,
+            transport=finding(registry) if protected else None,
+            trust_env=False,
+        )
+        self._routes: list[BaseRoute] = [
+            Route("/products/{sku}", self.product),
+            Route("/events", self.events),
+        ]
+        if protected:
+            self._routes.append(Mount("/registry", RegistryApp(registry, writable=True)))
         self._backend = backend
         self._last_known = LastKnown()
         self._journal = Journal()
@@ -62,7 +75,7 @@ class Shop:
 
     def app(self) -> Starlette:
         return Starlette(
-            routes=[Route("/products/{sku}", self.product), Route("/events", self.events)],
+            routes=self._routes,
             middleware=self._door,
             lifespan=self.lifespan,
         )
@@ -70,10 +83,11 @@ class Shop:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--inventory", required=True)
+    parser.add_argument("--inventory", default="", help="its address, if it is not looked up")
     parser.add_argument("--protected", action="store_true")
     parser.add_argument("--url", default="memory://", help="where state is kept")
     parser.add_argument("--prefix", default="shop", help="of its keys there")
     options = parser.parse_args()
     backend = ar.connect(options.url, prefix=options.prefix)
-    serve(Shop(options.inventory, backend, protected=options.protected).app())
+    shop = Shop(options.inventory, backend, protected=options.protected)
+    serve(lambda port: shop.app())

@@ -6,13 +6,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from examples.shop.answers import CutOff
+from examples.shop.joining import beating, registered
 from examples.shop.ledger import Ledger
 from examples.shop.partners import PARTNERS, Partner
 from examples.shop.script import DAY, Ill, fate, phase_at
@@ -56,15 +60,18 @@ class Inventory:
         sku = request.path_params["sku"]
         return JSONResponse({"sku": sku, "left": len(sku), "cents": 100 * len(sku) + 99})
 
-    def app(self) -> Starlette:
+    def app(
+        self, lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None
+    ) -> Starlette:
         return Starlette(
+            lifespan=lifespan,
             routes=[
                 Route("/stock/{sku}", self.stock),
                 Route("/begin", self.begin, methods=["POST"]),
                 Route("/stats", self.stats),
                 *Ledger().routes(),
                 *(route for name in PARTNERS for route in Partner(name, self._seed).routes()),
-            ]
+            ],
         )
 
 
@@ -86,4 +93,17 @@ async def _hang(request: Request) -> Response:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, required=True)
-    serve(Inventory(parser.parse_args().seed).app())
+    parser.add_argument("--registry", help="where to make itself known, over HTTP")
+    parser.add_argument("--url", help="or in the registry there")
+    parser.add_argument("--prefix", default="shop", help="of its keys there")
+    options = parser.parse_args()
+    inventory = Inventory(options.seed)
+
+    def make(port: int) -> ASGIApp:
+        if options.url:
+            return registered(inventory.app(), port, options.url, options.prefix)
+        if options.registry:
+            return inventory.app(lambda app: beating(options.registry, port))
+        return inventory.app()
+
+    serve(make)
