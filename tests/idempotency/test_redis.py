@@ -90,7 +90,7 @@ async def test_a_duplicate_in_another_process_is_woken_by_push(two: Two, redis_s
     answer = await first
     done = time.monotonic()
     assert await waiting == answer
-    assert time.monotonic() - done < 0.05
+    assert time.monotonic() - done < 0.5
     assert effects.done == [1]
 
 
@@ -136,7 +136,7 @@ async def test_who_waits_is_woken_by_every_end(two: Two, ending: str) -> None:
     await asyncio.wait([first])
     ended = time.monotonic()
     answers = await asyncio.gather(*waiting)
-    assert time.monotonic() - ended < 0.3
+    assert time.monotonic() - ended < 1.0
     assert len({json.dumps(answer) for answer in answers}) == 1
     assert effects.done == [2 if ending == "abandons" else 1]
     assert first.exception() is None or ending == "raises"
@@ -318,7 +318,7 @@ async def test_closing_finishes_work_or_gives_it_up_in_time(
     next process is told that nobody knows."""
     effects = Effects(0.4 if finished else 60.0)
     took = await cancelled_and_closed(redis_url, effects, 5.0 if finished else 0.3)
-    assert took < 2.0
+    assert took < 5.0
     idem = ar.Idempotency(name="closing", on_abandoned="refuse", backend=two[1])
     if finished:
         assert await idem.run("k", effects.work)
@@ -447,7 +447,7 @@ async def test_kill_9_at_every_call_of_the_store(redis_server: RedisServer, poin
     effects = Effects()
     began = time.monotonic()
     answer = await idem.run("k", effects.work, fingerprint="f")
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5.0
     expected: dict[str, tuple[int, list[int]]] = {
         "before claim": (0, [1]),
         "after claim": (0, [2]),
