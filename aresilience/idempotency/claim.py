@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from aresilience.idempotency.claims import Held
 from aresilience.idempotency.facts import ClaimLost
-from aresilience.idempotency.fingerprint import derived
+from aresilience.idempotency.fingerprint import Key, derived
 from aresilience.idempotency.record import Ending
 
 __all__ = ["CURRENT", "Claim", "current_claim", "ids_around", "reset"]
@@ -18,13 +18,17 @@ T = TypeVar("T")
 class Claim(Generic[T]):
     """Work that is this call's alone, or (`replayed`) the answer of a call that was done before."""
 
-    __slots__ = ("_answer", "_held", "_name", "_outer", "ending", "found_out", "replayed")
+    __slots__ = ("_answer", "_held", "_name", "_outer", "ending", "found_out", "key", "replayed")
 
-    def __init__(self, name: str, held: Held | None, outer: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, name: str, held: Held | None, key: Key = "", outer: frozenset[str] = frozenset()
+    ) -> None:
         self._name = name
         self._held = held
         self._outer = outer
         self._answer: T | Exception | None = None
+        self.key = key
+        """The key, as this call was given it; the store knows its digest alone."""
         self.replayed = held is None
         """Whether there is an answer already: then `result` has it, and there is nothing to do."""
         self.ending: Ending | None = None
@@ -33,9 +37,9 @@ class Claim(Generic[T]):
         """False while a reconcile function looks into what became of an earlier attempt."""
 
     @classmethod
-    def answered(cls, name: str, answer: Any) -> Claim[Any]:
+    def answered(cls, name: str, key: Key, answer: Any) -> Claim[Any]:
         """A claim that is done already: with a result, or an error to be raised."""
-        claim: Claim[Any] = cls(name, None)
+        claim: Claim[Any] = cls(name, None, key)
         claim._answer = answer
         return claim
 

@@ -2,8 +2,8 @@
 
 What happens at each of its awaits, if
 
-- the caller is cancelled: while it claims, the store gives back what it took; while it waits, it leaves; while
-  it ends a claim, that goes on;
+- the caller is cancelled: while it claims, what it may have taken is taken back, by its token; while it waits,
+  it leaves; while it ends a claim, that goes on;
 - the process dies: before the claim, nothing happened; after it, the lease runs out and the next one is told
   that the outcome is unknown; after the completion, the answer is there;
 - the answer of the store is lost: a claim is taken back, by its token; an ending is told again, by its token,
@@ -95,6 +95,9 @@ class Claims:
                 sent, sent_here = self._backend.keeper.now(), self.results.now()
                 try:
                     standing = await store.claim(ident, ask)
+                except (asyncio.CancelledError, GeneratorExit):
+                    self._take_back(self._unheld(ident, ask), at_once=True)
+                    raise
                 except BackendError as error:
                     return self._without_store(ident, ask, error, another=watch is not None)
                 if standing.answer is Answer.CLAIMED:
@@ -195,23 +198,35 @@ class Claims:
 
     def _without_store(self, ident: str, ask: Ask, error: BackendError, *, another: bool) -> Held:
         """The claim failed, or may have. Where another one is known to be at work nothing runs unprotected."""
-        held = Held(ident, Work(ask.token, ask.fingerprint, 0, 0), None)
+        held = self._unheld(ident, ask)
         if self._rules.runs_without_store and not another:
             self._degraded(error, "ran unprotected")
             return held
         self._degraded(error, "raised")
         if isinstance(error, OutcomeUnknown):
-            self.aside(self._insist(held, Ending.UNDONE, b""))
+            self._take_back(held, at_once=False)
         raise error
+
+    @staticmethod
+    def _unheld(ident: str, ask: Ask) -> Held:
+        return Held(ident, Work(ask.token, ask.fingerprint, 0, 0), None)
+
+    def _take_back(self, held: Held, *, at_once: bool) -> None:
+        """A claim of which nobody knows whether it was granted, and which nobody wants any more."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # a coroutine that is collected, whose loop is gone
+        self.aside(self._insist(held, Ending.UNDONE, b"", pause=0.0 if at_once else _FIRST_PAUSE))
 
     async def _settle(self, held: Held, ending: Ending, value: bytes) -> bool:
         ttl = round(self._rules.ttl * 1e6)
         return await self._store.settle(held.id, held.work, ending, value, ttl)
 
-    async def _insist(self, held: Held, ending: Ending, value: bytes) -> None:
+    async def _insist(self, held: Held, ending: Ending, value: bytes, pause: float = _FIRST_PAUSE) -> None:
         """Tell the store again what it may have missed, until it answers, or two leases have passed."""
         loop = asyncio.get_running_loop()
-        gives_up, pause = loop.time() + 2 * self._rules.lease, _FIRST_PAUSE
+        gives_up = loop.time() + 2 * self._rules.lease
         try:
             while True:
                 await asyncio.sleep(pause * (0.5 + entropy().random()))
@@ -222,7 +237,7 @@ class Claims:
                     if loop.time() >= gives_up:
                         self._gave_up(ending, error)
                         return
-                pause = min(2 * pause, _LAST_PAUSE)
+                pause = min(max(_FIRST_PAUSE, 2 * pause), _LAST_PAUSE)
         finally:
             self._dropped(held)
 

@@ -165,7 +165,7 @@ class Idempotency(Policy):
         """
         marks = fingerprint_of(operation_of(fn), fingerprint)
         call = functools.partial(fn, *args, **kwargs)
-        return await self._call(record_id(self.name, key), marks, self._codec_of(fn), call)
+        return await self._call(key, marks, self._codec_of(fn), call)
 
     async def once(
         self,
@@ -179,7 +179,7 @@ class Idempotency(Policy):
     ) -> T:
         """`run` for those who know better how their result is kept, and what their work is called."""
         marks = fingerprint_of(operation, fingerprint)
-        return await self._call(record_id(self.name, key), marks, codec, call)
+        return await self._call(key, marks, codec, call)
 
     def go_on(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task for work that is to go on when the caller is cancelled; closing the backend waits for it, for
@@ -187,16 +187,16 @@ class Idempotency(Policy):
         return self._backend.finish(work, within=self._within)
 
     async def _call(
-        self, ident: str, fingerprint: str, codec: Codec[T], call: Callable[[], Awaitable[T]]
+        self, key: Key, fingerprint: str, codec: Codec[T], call: Callable[[], Awaitable[T]]
     ) -> T:
         outer, began = ids_around(), self._clock.read()
-        found = await self._claims.enter(ident, fingerprint, outer)
+        found = await self._claims.enter(record_id(self.name, key), fingerprint, outer)
         if isinstance(found, Standing):
             answer = self._answer(found, codec, began)
             if isinstance(answer, Exception):
                 raise answer
             return answer  # type: ignore[no-any-return]
-        claim: Claim[T] = Claim(self.name, found, outer)
+        claim: Claim[T] = Claim(self.name, found, key, outer)
         work = self._performer.perform(claim, found, call, codec)
         if self.finishes:
             return await self._performer.alone(self._backend, work, self._within)
@@ -254,12 +254,11 @@ class Idempotency(Policy):
 
         async def once(*args: P.args, **kwargs: P.kwargs) -> T:
             nonlocal codec
-            ident = record_id(self.name, key(*args, **kwargs))
             content = None if fingerprint is None else fingerprint(*args, **kwargs)
             if codec is None:
                 codec = self._codec_of(fn)
             call = functools.partial(fn, *args, **kwargs)
-            return await self._call(ident, fingerprint_of(operation, content), codec, call)
+            return await self._call(key(*args, **kwargs), fingerprint_of(operation, content), codec, call)
 
         return once
 
@@ -286,6 +285,7 @@ class Idempotency(Policy):
             self.name,
             self._claims,
             self._performer,
+            key,
             ident,
             marks,
             codec,
@@ -335,13 +335,13 @@ class Idempotency(Policy):
 
     def _codec_of(self, fn: Callable[..., Any]) -> Codec[Any]:
         """The codec for what a function returns."""
+        named = getattr(fn, "__func__", fn)  # a bound method lives for one call only
         try:
-            found = self._codecs.get(fn)
+            found = self._codecs.get(named)
         except TypeError:  # no weak references to it, or no hash
             return self._codec_of_type(returned_by(fn))
         if found is None:
-            found = self._codec_of_type(returned_by(fn))
-            self._codecs[fn] = found
+            found = self._codecs[named] = self._codec_of_type(returned_by(fn))
         return found
 
     def _codec_if_known(self, fn: Callable[..., Any]) -> Codec[Any] | None:

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from aresilience.codecs import Codec
 from aresilience.idempotency.claim import CURRENT, Claim, ids_around, reset
 from aresilience.idempotency.claims import Claims, Held
+from aresilience.idempotency.fingerprint import Key
 from aresilience.idempotency.performing import Performer
 from aresilience.idempotency.record import Ending, Standing
 
@@ -33,6 +34,7 @@ class Claiming(Generic[T]):
         "_fingerprint",
         "_held",
         "_id",
+        "_key",
         "_name",
         "_outer",
         "_performer",
@@ -43,6 +45,7 @@ class Claiming(Generic[T]):
         name: str,
         claims: Claims,
         performer: Performer,
+        key: Key,
         ident: str,
         fingerprint: str,
         codec: Codec[T],
@@ -54,6 +57,7 @@ class Claiming(Generic[T]):
         self._id = ident
         self._fingerprint = fingerprint
         self._codec = codec
+        self._key = key
         self._answer = answer
         self._held: Held | None = None
         self._claim: Claim[T] | None = None
@@ -65,9 +69,9 @@ class Claiming(Generic[T]):
         outer = ids_around()
         found = await self._claims.enter(self._id, self._fingerprint, outer)
         if isinstance(found, Standing):
-            self._claim = Claim.answered(self._name, self._answer(found))
+            self._claim = Claim.answered(self._name, self._key, self._answer(found))
             return self._claim
-        claim: Claim[T] = Claim(self._name, found, outer)
+        claim: Claim[T] = Claim(self._name, found, self._key, outer)
         self._outer = CURRENT.set(claim)
         try:
             done = await self._performer.reconciled(claim, found)
@@ -80,7 +84,7 @@ class Claiming(Generic[T]):
             raise
         if done:
             reset(self._outer)
-            self._claim = Claim.answered(self._name, claim.given)
+            self._claim = Claim.answered(self._name, self._key, claim.given)
         else:
             self._claim, self._held = claim, found
         return self._claim

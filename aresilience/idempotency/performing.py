@@ -21,8 +21,8 @@ __all__ = ["Performer", "Reconcile"]
 
 T = TypeVar("T")
 Reconcile: TypeAlias = Callable[[Claim[Any]], Awaitable[None]]
-"""Finds out what became of work whose owner was lost: `claim.complete(result)` if it was done; nothing if it is
-to be run (again); raise, `Abandoned` say, if that cannot be known yet."""
+"""Finds out what became of work whose owner was lost, by its `claim.key` or a `claim.downstream_key`:
+`claim.complete(result)` if it was done; nothing if it is to be run (again); raise if that is not known yet."""
 
 
 class Performer:

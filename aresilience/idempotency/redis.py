@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from aresilience.backend.leases import Confirmation
@@ -56,15 +55,7 @@ class RedisIdempotencyStore:
 
     async def claim(self, ident: str, ask: Ask) -> Standing:
         args = (ask.token, ask.fingerprint, ask.lease, ask.keep, int(ask.takeover), ident)
-        give_back = partial(self._give_back, ident, ask.token)
-        future = self._backend.run(_CLAIM, self._keys(ident), (self._time, *args), give_back)
-        try:
-            reply = await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                give_back(future.result())
-            raise
-        return _standing(reply)
+        return _standing(await self._backend.run(_CLAIM, self._keys(ident), (self._time, *args)))
 
     async def renew(self, leases: Sequence[Lease]) -> Sequence[Confirmation | BackendError | None]:
         sent = self._backend.keeper.now()
@@ -101,13 +92,6 @@ class RedisIdempotencyStore:
             *(work.fingerprint, work.fence, work.attempt, ident, self._backend.channel(_channel(ident))),
         )
         return self._backend.run(_SETTLE, self._keys(ident), args)
-
-    def _give_back(self, ident: str, token: str, reply: list[Any]) -> None:
-        """Nobody wants any more what was claimed."""
-        if reply[0] == Answer.CLAIMED and self._backend.is_open:
-            work = Work(token, "", 0, 0)
-            answer = self._settle(ident, work, Ending.UNDONE.value, b"", 0)
-            answer.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _listen(self, ident: str, watch: Watch) -> Callable[[], None]:
         return self._backend.listen(_channel(ident), lambda _: watch.pulse(), watch.pulse)

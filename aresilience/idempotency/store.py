@@ -3,9 +3,10 @@
 The contract:
 
 - Each verb happens at once or not at all, as `record` says, by the store's own clock.
-- `claim` answers, and takes, in one step. Cancelled, it did nothing, or gives back what it took.
+- `claim` answers, and takes, in one step.
 - `settle` and `renew` change only what the token's owner has; `settle` says False if that is somebody else's
-  by now. All can be repeated: who does not know whether a verb happened may ask again with the same token.
+  by now. All can be repeated: who does not know whether a verb happened, because it was cancelled or no answer
+  came, may ask again with the same token, or take a claim back.
 - `watch` is made before the claim after which one waits. It is told of every end (completed, released,
   abandoned) that comes after a claim of somebody else's was answered RUNNING; what is told is a hint, can
   come for nothing, and can be late by seconds where a connection was lost.

@@ -10,9 +10,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import pydantic
 import pytest
 
 import aresilience as ar
+from aresilience.integrations import pydantic as pydantic_codecs
 from aresilience.testing import FaultyBackend, Recorder
 
 
@@ -453,6 +455,28 @@ async def test_a_partial_and_a_lambda_work() -> None:
     idem, till = ar.Idempotency(), Till(0.0)
     assert await idem.run("a", functools.partial(till.charge, "o")) == Receipt("o", Decimal("9.90"))
     assert await idem.run("b", lambda: now()) == await idem.run("b", lambda: now())
+
+
+class Model(pydantic.BaseModel):
+    """What a service returns."""
+
+    id: int
+    amount: Decimal
+
+
+async def test_the_codec_of_a_library_is_chosen_by_the_annotation() -> None:
+    """Models of pydantic come back as models."""
+    idem = ar.Idempotency(codec=pydantic_codecs.codec_for)
+    made: list[int] = []
+
+    @idem(key=lambda number: number)
+    async def fetch(number: int) -> list[Model]:
+        made.append(number)
+        return [Model(id=number, amount=Decimal("1.10"))]
+
+    for _ in range(2):
+        assert await fetch(7) == [Model(id=7, amount=Decimal("1.10"))]
+    assert made == [7]
 
 
 def test_one_object_on_two_loops() -> None:

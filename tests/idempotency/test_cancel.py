@@ -157,14 +157,14 @@ def test_nor_on_redis(redis_server: RedisServer, scene: Scene, way: str) -> None
     """The same against a server: what was claimed is ended, or given back, before the backend is closed."""
 
     async def use(url: str) -> None:
-        async with ar.connect(url, deadline=2.0) as backend:
+        async with ar.connect(url, deadline=10.0) as backend:
             try:
                 await scene(backend, {"on_cancel": way})
             finally:
                 assert len(backend.keeper) <= 2  # the work that goes on
 
     async def check(url: str) -> None:
-        async with ar.connect(url, deadline=2.0) as backend:
+        async with ar.connect(url, deadline=10.0) as backend:
             for name in "stwhol":
                 idem = ar.Idempotency(name=name, backend=backend)
                 for entry in await idem.in_flight():

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import random
 import subprocess
 import sys
 import time
@@ -89,7 +90,7 @@ async def test_a_duplicate_in_another_process_is_woken_by_push(two: Two, redis_s
     answer = await first
     done = time.monotonic()
     assert await waiting == answer
-    assert time.monotonic() - done < 0.05
+    assert time.monotonic() - done < 0.5
     assert effects.done == [1]
 
 
@@ -135,7 +136,7 @@ async def test_who_waits_is_woken_by_every_end(two: Two, ending: str) -> None:
     await asyncio.wait([first])
     ended = time.monotonic()
     answers = await asyncio.gather(*waiting)
-    assert time.monotonic() - ended < 0.3
+    assert time.monotonic() - ended < 1.0
     assert len({json.dumps(answer) for answer in answers}) == 1
     assert effects.done == [2 if ending == "abandons" else 1]
     assert first.exception() is None or ending == "raises"
@@ -296,6 +297,98 @@ async def test_in_a_cluster(redis_cluster: Cluster) -> None:
         assert await second.in_flight() == []
 
 
+async def cancelled_and_closed(url: str, effects: Effects, within: float) -> float:
+    """Leave the work to itself, close the backend, and tell how long that took."""
+    async with ar.connect(url, deadline=0.2) as backend:
+        idem = ar.Idempotency(name="closing", finish_within=within, backend=backend)
+        task = asyncio.create_task(idem.run("k", effects.work))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        began = time.monotonic()
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_closing_finishes_work_or_gives_it_up_in_time(
+    redis_url: str, two: Two, finished: bool
+) -> None:
+    """What goes on without its caller is stored before the connection is closed; or cancelled in time, and the
+    next process is told that nobody knows."""
+    effects = Effects(0.4 if finished else 60.0)
+    took = await cancelled_and_closed(redis_url, effects, 5.0 if finished else 0.3)
+    assert took < 5.0
+    idem = ar.Idempotency(name="closing", on_abandoned="refuse", backend=two[1])
+    if finished:
+        assert await idem.run("k", effects.work)
+    else:
+        with pytest.raises(ar.Abandoned):
+            await idem.run("k", effects.work)
+    assert effects.done == ([1] if finished else [])
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_over_a_bad_line_work_is_done_at_most_once(
+    redis_server: RedisServer, proxy: FaultProxy, seed: int
+) -> None:
+    """Replies swallowed, delayed, cut off, connections reset, callers cancelled, two processes: when it is
+    over, each key's work was done once, all who have an answer have the same, and nothing is in flight."""
+    chance = random.Random(seed)
+    effects: dict[str, int] = {}
+    answers: dict[str, set[str]] = {}
+
+    async def work(key: str) -> str:
+        effects[key] = effects.get(key, 0) + 1
+        await asyncio.sleep(chance.random() * 0.05)
+        return f"{key} {effects[key]} {ar.current_claim().fence}"
+
+    async def client(idem: ar.Idempotency) -> None:
+        while time.monotonic() < end:
+            key = f"{chance.randrange(30)}"
+            try:
+                async with asyncio.timeout(0.02 if chance.random() < 0.3 else None):
+                    answers.setdefault(key, set()).add(await idem.run(key, work, key))
+            except (ar.BackendError, ar.InFlight, ar.Abandoned, TimeoutError):
+                await asyncio.sleep(0.005)
+
+    async def trouble() -> None:
+        while time.monotonic() < end:
+            await asyncio.sleep(chance.random() * 0.1)
+            what = chance.choice(["swallow", "delay", "reset", "cut"])
+            if what == "cut":
+                proxy.cut()
+            elif what == "delay":
+                proxy.replies.delay(chance.random() * 0.2)
+            else:
+                getattr(proxy.replies, what)()
+
+    end = time.monotonic() + 2.0
+    url = f"redis://127.0.0.1:{proxy.port}"
+    async with ar.connect(url, deadline=0.1) as one, ar.connect(url, deadline=0.1) as two:
+        idems = [
+            ar.Idempotency(name="line", lease=20.0, wait=1.0, on_abandoned="refuse", backend=backend)
+            for backend in (one, two)
+        ]
+        await asyncio.gather(trouble(), *(client(idem) for idem in idems * 4))
+        await proxy.heal()
+        async with asyncio.timeout(10):
+            while [s for s in await quiet(idems[0]) if s.state is ar.RecordState.RUNNING]:
+                await asyncio.sleep(0.05)
+    assert effects
+    assert set(effects.values()) == {1}
+    assert all(len(said) <= 1 for said in answers.values())
+
+
+async def quiet(idem: ar.Idempotency) -> list[ar.KeyState]:
+    """What is in flight, once the line is good again."""
+    while True:
+        try:
+            return await idem.in_flight()
+        except ar.BackendError:
+            await asyncio.sleep(0.05)
+
+
 # Processes
 
 
@@ -354,7 +447,7 @@ async def test_kill_9_at_every_call_of_the_store(redis_server: RedisServer, poin
     effects = Effects()
     began = time.monotonic()
     answer = await idem.run("k", effects.work, fingerprint="f")
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5.0
     expected: dict[str, tuple[int, list[int]]] = {
         "before claim": (0, [1]),
         "after claim": (0, [2]),
