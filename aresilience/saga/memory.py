@@ -86,11 +86,13 @@ class MemorySagaStore:
             raise CorruptState("the journal of an open saga is gone")
         if journal.fence != write.fence:
             return None
+        if journal.length < write.after:
+            return Told(None, journal.length, behind=True)
         journal.add(write.entries, now)
         if write.progress:
             journal.recoveries = 0
         self._move(journal, write.state, now, write.keep)
-        return Told(now, journal.abort)
+        return Told(journal.abort, journal.length)
 
     async def claim(self, id: str, version: int, token: str, ttl: int) -> Claim | None:
         sent, now = self.keeper.now(), self._now()
