@@ -5,8 +5,8 @@
 | abort (a durable flag)                    | running attempts end, nothing new begins; then undone            |
 | the deadline, before the pivot            | running attempts are cancelled; then undone, by its own budget   |
 | abort or deadline, after the pivot        | goes on                                                          |
-| shutdown: worker left, backend closed     | attempts cancelled, what ended is written, handed over at once   |
-| this task cancelled (the loop is closing) | the same, without waiting for the store                          |
+| shutdown: its worker is left              | attempts cancelled, what ended is written, handed over at once   |
+| the backend closed, this task cancelled   | attempts cancelled, handed over at once                          |
 | the lease lost, or a write that is fenced | attempts cancelled, nothing more is written: another goes on     |
 | the store fails on a write                | the same write again, until it is confirmed or the lease is lost |
 | the journal gone                          | attempts cancelled, `CorruptState`; never begun again            |
