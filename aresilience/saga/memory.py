@@ -54,7 +54,9 @@ class _Journal:
 
 
 class MemorySagaStore:
-    """A dict of journals. `max_open` bounds those that are open, and those that have ended and are kept."""
+    """A dict of journals. `max_open` bounds those that are open; of those that have ended at most `KEPT` stay."""
+
+    KEPT = 10_000
 
     def __init__(self, keeper: Keeper, max_open: int = 1_000_000) -> None:
         self.keeper = keeper
@@ -215,7 +217,7 @@ class MemorySagaStore:
         """What has ended long ago; and the oldest, where there are too many."""
         while self._ended:
             id_ = next(iter(self._ended))
-            if self._ended[id_].kept > now and len(self._ended) <= self._max:
+            if self._ended[id_].kept > now and len(self._ended) <= min(self._max, self.KEPT):
                 break
             del self._ended[id_]
 

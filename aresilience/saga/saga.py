@@ -35,8 +35,9 @@ class Saga(Running):
     - `input`: the type of the input, where the annotation of the first step, `SagaContext[…]`, does not say.
 
     Steps run in tasks of their own, which have neither the caller's deadline nor its context variables. Without
-    `backend` the journals are in this process and end with it. A change of state is told as
-    `SagaChanged`, or, where a person is needed, `SagaNeedsHelp`.
+    `backend`, or on a memory backend, the journals are in this process and end with it; of those that have
+    ended the last 10,000 are kept. A change of state is told as `SagaChanged`, or, where a person is needed, as
+    `SagaNeedsHelp`.
     """
 
     async def list(self, state: SagaState | None = None) -> AsyncIterator[SagaRecord]:
