@@ -54,7 +54,7 @@ class _Journal:
 
 
 class MemorySagaStore:
-    """A dict of journals. `max_open` bounds those that are open; of those that have ended at most `KEPT` stay."""
+    """A dict of journals. `max_open` bounds those that are open; of the ended at most `KEPT` stay."""
 
     KEPT = 10_000
 

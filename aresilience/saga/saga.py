@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import builtins
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from aresilience.saga.store import Found
 __all__ = ["Saga"]
 
 _TRIES = 5
+_PAGE = 100
 
 
 class Saga(Running):
@@ -45,10 +48,22 @@ class Saga(Running):
 
         Raises a `BackendError`.
         """
-        async for id_ in self.store.ids(tuple(SagaState) if state is None else (state,)):
-            found = await self.store.load(id_)
-            if found is not None and (state is None or found.state is state):
-                yield record_of(self, found)
+        store = self.store
+        some: builtins.list[str] = []
+        async for id_ in store.ids(tuple(SagaState) if state is None else (state,)):
+            some.append(id_)
+            if len(some) == _PAGE:
+                for record in await self._records(some, state):
+                    yield record
+                some.clear()
+        for record in await self._records(some, state):
+            yield record
+
+    async def _records(self, ids: Sequence[str], state: SagaState | None) -> Sequence[SagaRecord]:
+        """In as few round trips as may be."""
+        every = await asyncio.gather(*(self.store.load(id_) for id_ in ids))
+        found = [each for each in every if each is not None]
+        return [record_of(self, each) for each in found if state is None or each.state is state]
 
     async def resume(self, id: str) -> SagaHandle:
         """Go on with a saga that is stuck or parked: what it failed at is tried again, as often as at first.
