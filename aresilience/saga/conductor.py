@@ -5,8 +5,8 @@
 | abort (a durable flag)                    | running attempts end, nothing new begins; then undone            |
 | the deadline, before the pivot            | running attempts are cancelled; then undone, by its own budget   |
 | abort or deadline, after the pivot        | goes on                                                          |
-| shutdown: worker left, backend closed     | attempts cancelled, what ended is written, handed over at once   |
-| this task cancelled (the loop is closing) | the same, without waiting for the store                          |
+| shutdown: its worker is left              | attempts cancelled, what ended is written, handed over at once   |
+| the backend closed, this task cancelled   | attempts cancelled, handed over at once                          |
 | the lease lost, or a write that is fenced | attempts cancelled, nothing more is written: another goes on     |
 | the store fails on a write                | the same write again, until it is confirmed or the lease is lost |
 | the journal gone                          | attempts cancelled, `CorruptState`; never begun again            |
@@ -21,15 +21,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aresilience.backend.leases import Kept
-from aresilience.backoff import Backoff
-from aresilience.chance import entropy
 from aresilience.errors import BackendError, CorruptState
 from aresilience.saga.attempts import Ended, act, undo
 from aresilience.saga.facts import SagaAborted
 from aresilience.saga.machine import Course
 from aresilience.saga.plan import Kind
 from aresilience.saga.record import OPEN, Did, Entry, SagaState
-from aresilience.saga.store import Claim, SagaStore, Told, Write
+from aresilience.saga.scribe import Scribe, Stopped
+from aresilience.saga.store import Claim, SagaStore, Told
 
 if TYPE_CHECKING:
     from aresilience.saga.definition import Definition
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Conductor", "Ending"]
 
 _log = logging.getLogger("aresilience")
-_AGAIN = Backoff.exponential(initial=0.05, maximum=2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +48,14 @@ class Ending:
     error: BackendError | None = None
 
 
-class _StoppedError(Exception):
-    """No more is to be written."""
-
-
 class Conductor(Kept):
     """Owns one saga. `over` is done when this process has ended its work on it."""
 
     __slots__ = (
         "_batch", "_conducting", "_cut", "_deadline", "_ended", "_facts", "_first", "_loop", "_lost",
-        "_progress", "_stopping", "_tasks", "_undo_ends", "_wake", "_winding", "_woken", "causes",
-        "course", "fence", "id", "input", "over", "packed", "saga", "store", "token", "values",
+        "_progress", "_scribe", "_stopping", "_tasks", "_undo_ends", "_wake", "_winding", "_woken",
+        "causes", "course", "fence", "id", "input", "over", "packed", "saga", "store", "token",
+        "values",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +82,7 @@ class Conductor(Kept):
         self._tasks: dict[asyncio.Task[Ended], str] = {}
         self._wake: asyncio.Future[None] | None = None
         self._stopping = self._conducting = False
+        self._scribe = Scribe(saga, store, claim, self._may_write, self._may_wait)
         self._woken = False
         self._ended: list[asyncio.Task[Ended]] = []
         self._cut: set[asyncio.Task[Ended]] = set()
@@ -182,7 +178,7 @@ class Conductor(Kept):
                 try:
                     abort_before = course.abort
                     await self._write_batch()
-                except _StoppedError:
+                except Stopped:
                     return await self._stopped()
                 if course.state not in OPEN:
                     return Ending(course.state)
@@ -267,13 +263,10 @@ class Conductor(Kept):
             self._woken = False
             if timer is not None:
                 timer.cancel()
-        if not self._is_ours():
+        if not self._may_write():
             return False
         self._collect()
         return not self._stopping
-
-    def _is_ours(self) -> bool:
-        return self._lost is None
 
     def _collect(self) -> None:
         ended, self._ended = self._ended, []
@@ -281,7 +274,7 @@ class Conductor(Kept):
             step = self._tasks.pop(task)
             progress = self.course.progress(step)
             self._cut.discard(task)
-            if not task.cancelled() and not isinstance(task.exception(), _StoppedError):
+            if not task.cancelled() and not isinstance(task.exception(), Stopped):
                 found = task.result()
                 self.note(found.entry)
                 self._progress |= found.entry.did in (Did.DONE, Did.UNDONE)
@@ -316,7 +309,7 @@ class Conductor(Kept):
                     await self._write_batch()
                 if self.course.state not in OPEN:
                     return Ending(self.course.state)
-            except _StoppedError:
+            except Stopped:
                 pass
         self._tasks.clear()
         return Ending(None, self._lost or "this process stops", interrupted=self._stopping)
@@ -347,30 +340,18 @@ class Conductor(Kept):
             tell()
 
     async def write(self, entries: Sequence[Entry], *, progress: bool = False) -> None:
-        """Write until it is confirmed. Raises `_StoppedError` when it is not ours any more."""
-        write = Write(
-            self.id, self.fence, entries, self.course.state, round(self.saga.retention * 1e6), progress
-        )
-        tries = 0
-        while True:
-            if self._lost is not None:
-                raise _StoppedError
-            try:
-                told = await self.store.append(write)
-            except CorruptState:
-                raise
-            except BackendError as error:
-                tries += 1
-                self.saga.tell_degraded(error)
-                if self._stopping:
-                    raise _StoppedError from error
-                await asyncio.sleep(_AGAIN.delay(tries, entropy().random()))
-                continue
-            if told is None:
-                self._lose("another process has taken it over")
-                raise _StoppedError
-            self._hear(told)
-            return
+        """Write until it is confirmed. Raises `Stopped` when nothing more is to be written."""
+        told = await self._scribe.write(entries, self.course.state, progress)
+        if told is None:
+            self._lose("another process has taken it over")
+            raise Stopped
+        self._hear(told)
+
+    def _may_write(self) -> bool:
+        return self._lost is None
+
+    def _may_wait(self) -> bool:
+        return not self._stopping
 
     def _hear(self, told: Told) -> None:
         if told.abort is not None and self.course.abort is None:

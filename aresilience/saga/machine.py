@@ -127,7 +127,10 @@ class Course:
         pivot = self._plan.pivot
         if pivot is None:
             return self._left == 0 and bool(self._plan.retriable) and not self.turned
-        return pivot in self.steps and self.steps[pivot].state in _BEGUN
+        if pivot not in self.steps:
+            return False
+        state = self.steps[pivot].state
+        return state in _BEGUN or (state is StepState.UNKNOWN and not self._plan.steps[pivot].undoable)
 
     def take_over(self) -> None:
         """Nothing runs: what was started and has not ended is to be made again."""

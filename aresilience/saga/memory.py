@@ -54,7 +54,9 @@ class _Journal:
 
 
 class MemorySagaStore:
-    """A dict of journals. `max_open` bounds those that are open, and those that have ended and are kept."""
+    """A dict of journals. `max_open` bounds those that are open; of the ended at most `KEPT` stay."""
+
+    KEPT = 10_000
 
     def __init__(self, keeper: Keeper, max_open: int = 1_000_000) -> None:
         self.keeper = keeper
@@ -86,11 +88,13 @@ class MemorySagaStore:
             raise CorruptState("the journal of an open saga is gone")
         if journal.fence != write.fence:
             return None
+        if journal.length < write.after:
+            return Told(None, journal.length, behind=True)
         journal.add(write.entries, now)
         if write.progress:
             journal.recoveries = 0
         self._move(journal, write.state, now, write.keep)
-        return Told(now, journal.abort)
+        return Told(journal.abort, journal.length)
 
     async def claim(self, id: str, version: int, token: str, ttl: int) -> Claim | None:
         sent, now = self.keeper.now(), self._now()
@@ -213,7 +217,7 @@ class MemorySagaStore:
         """What has ended long ago; and the oldest, where there are too many."""
         while self._ended:
             id_ = next(iter(self._ended))
-            if self._ended[id_].kept > now and len(self._ended) <= self._max:
+            if self._ended[id_].kept > now and len(self._ended) <= min(self._max, self.KEPT):
                 break
             del self._ended[id_]
 

@@ -68,9 +68,9 @@ class RedisSagaStore:
         return Claim(said[2], token, ride.sent, found)
 
     async def append(self, write: Write) -> Told | None:
-        facts = (write.fence, write.state.value, write.keep, int(write.progress))
+        facts = (write.fence, write.state.value, write.keep, int(write.progress), write.after)
         said = await self._ride(_APPEND, write.id, *facts, *flat(write.entries)).future
-        return Told(said[1], said[2].decode() or None) if said[0] else None
+        return Told(said[2].decode() or None, said[1], said[0] == 2) if said[0] else None
 
     async def claim(self, id: str, version: int, token: str, ttl: int) -> Claim | None:
         ride = self._ride(_CLAIM, id, version, token, ttl, undo=token)

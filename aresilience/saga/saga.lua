@@ -6,7 +6,7 @@
 -- ARGV[2]  the channel on which changes are told: '+' and the key if it may be claimed, '-' and the key if not
 -- ARGV     then for each entry: number of arguments, verb, id, and the rest of the arguments; times in microseconds
 --            0 begin   version, fingerprint, input, deadline, token, ttl, then name and payload of each fact
---            1 append  fence, state, keep, progress, facts
+--            1 append  fence, state, keep, progress, least length, facts
 --            2 claim   highest version, token, ttl
 --            3 load
 --            4 change  length, state, keep, facts
@@ -16,7 +16,7 @@
 --            8 due     how many, how many to skip, ttl
 -- returns  nonce, then for each entry
 --            begin     {1, now, fence}, or {0, now, the hash}
---            append    {1, now, reason of an abort or ''}, or {0}
+--            append    {1, length, reason of an abort or ''}, {2, length, ''} if it is too short, or {0}
 --            claim     {1, now, the hash}, or {0}
 --            load      {1, now, the hash}, or {0}
 --            change, abort, renew, hand over   1 or 0
@@ -46,6 +46,7 @@ local function add(k, a, from)
     if call('HSETNX', k.saga, 'j' .. a[i], int(n) .. stamp .. a[i + 1]) == 1 then seq = n end
   end
   call('HSET', k.saga, 'q', int(seq))
+  return seq
 end
 
 local function set_of(k, state)
@@ -88,10 +89,12 @@ verbs['1'] = function(k, a)
   local known = call('HMGET', k.saga, 'f', 's', 'a')
   if not known[2] then gone() end
   if known[1] ~= a[3] then return {0} end
-  add(k, a, 7)
+  local length = get(k.saga, 'q')
+  if length < tonumber(a[7]) then return {2, length, ''} end
+  length = add(k, a, 8)
   if a[6] == '1' then call('HSET', k.saga, 'r', '0') end
   move(k, a[2], known[2], a[4], tonumber(a[5]))
-  return {1, now, known[3] or ''}
+  return {1, length, known[3] or ''}
 end
 
 verbs['2'] = function(k, a)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import builtins
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from aresilience.saga.store import Found
 __all__ = ["Saga"]
 
 _TRIES = 5
+_PAGE = 100
 
 
 class Saga(Running):
@@ -35,8 +38,9 @@ class Saga(Running):
     - `input`: the type of the input, where the annotation of the first step, `SagaContext[…]`, does not say.
 
     Steps run in tasks of their own, which have neither the caller's deadline nor its context variables. Without
-    `backend` the journals are in this process and end with it. A change of state is told as
-    `SagaChanged`, or, where a person is needed, `SagaNeedsHelp`.
+    `backend`, or on a memory backend, the journals are in this process and end with it; of those that have
+    ended the last 10,000 are kept. A change of state is told as `SagaChanged`, or, where a person is needed, as
+    `SagaNeedsHelp`.
     """
 
     async def list(self, state: SagaState | None = None) -> AsyncIterator[SagaRecord]:
@@ -44,10 +48,22 @@ class Saga(Running):
 
         Raises a `BackendError`.
         """
-        async for id_ in self.store.ids(tuple(SagaState) if state is None else (state,)):
-            found = await self.store.load(id_)
-            if found is not None and (state is None or found.state is state):
-                yield record_of(self, found)
+        store = self.store
+        some: builtins.list[str] = []
+        async for id_ in store.ids(tuple(SagaState) if state is None else (state,)):
+            some.append(id_)
+            if len(some) == _PAGE:
+                for record in await self._records(some, state):
+                    yield record
+                some.clear()
+        for record in await self._records(some, state):
+            yield record
+
+    async def _records(self, ids: Sequence[str], state: SagaState | None) -> Sequence[SagaRecord]:
+        """In as few round trips as may be."""
+        every = await asyncio.gather(*(self.store.load(id_) for id_ in ids))
+        found = [each for each in every if each is not None]
+        return [record_of(self, each) for each in found if state is None or each.state is state]
 
     async def resume(self, id: str) -> SagaHandle:
         """Go on with a saga that is stuck or parked: what it failed at is tried again, as often as at first.

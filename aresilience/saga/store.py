@@ -5,6 +5,7 @@ The contract:
 - Each verb happens at once or not at all. All times are the store's own clock, in microseconds.
 - A saga is owned by whoever has its `fence`, for as long as its lease lasts and, after that, until somebody
   claims it. `append` is checked against the fence: an owner who was taken over from writes nothing.
+- An owner says how long the journal was when it last heard: one that is shorter is not written to.
 - The same entry (by its name) is kept once, so a verb that was asked twice has one effect: `begin` knows its
   asker by the token, `append` its entries by their names, `change` the journal by its length.
 - `claim` gives an open saga whose lease has ended, or was handed over, to exactly one asker.
@@ -77,14 +78,18 @@ class Write:
     keep: int
     progress: bool = False
     """It got further, so its recoveries are counted anew."""
+    after: int = 0
+    """The journal was at least so long when the owner last heard."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The answer to a write: the store's time, and the reason if somebody asked to abort."""
+    """The answer to a write: the reason if somebody asked to abort, and how long the journal is now. `behind`:
+    it has lost what was confirmed (a failover, a restart), and nothing was written: write all of it again."""
 
-    now: int
     abort: str | None
+    length: int
+    behind: bool = False
 
 
 class SagaStore(Protocol):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SagaWorker"]
 
+_SOON = 0.1
+
 
 class SagaWorker:
     """An async context manager; see `Saga.worker`."""
@@ -68,8 +70,9 @@ class SagaWorker:
         try:
             while True:
                 news.clear()
+                more = False
                 try:
-                    await self._round()
+                    more = await self._round()
                 except BackendError as error:
                     self._saga.tell_degraded(error)
                 except SagaInterrupted:
@@ -81,7 +84,9 @@ class SagaWorker:
                 try:
                     await asyncio.wait(
                         waits_for,
-                        timeout=self._every * (0.75 + entropy().random() / 2),
+                        timeout=_SOON * entropy().random()
+                        if more
+                        else self._every * (0.75 + entropy().random() / 2),
                         return_when=asyncio.FIRST_COMPLETED,
                     )
                 finally:
@@ -89,13 +94,13 @@ class SagaWorker:
         finally:
             end_watch()
 
-    async def _round(self) -> None:
-        """Take over what can be had."""
+    async def _round(self) -> bool:
+        """Take over what can be had. True: there may be more, that others are not after, too."""
         saga, store = self._saga, self._saga.store
         self._runs = {run for run in self._runs if not run.over.done()}
         room = self._concurrency - len(self._runs)
         if room <= 0:
-            return
+            return False
         ids = await store.due(room, self._skip)
         before = self.taken
         self._taking = {store.keeper.aside(self._take(id_)) for id_ in ids if id_ not in saga.running}
@@ -104,7 +109,9 @@ class SagaWorker:
             for asked in self._taking:
                 asked.result()
         # What is newer than we are stays there, and must not be all that we ever see.
-        self._skip = self._skip + room if len(ids) == room and self.taken == before else 0
+        more = len(ids) == room
+        self._skip = self._skip + room if more and self.taken == before else 0
+        return more
 
     async def _take(self, id: str) -> None:
         saga = self._saga

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from aresilience.errors import CorruptState
 from aresilience.saga.record import Did, Entry, SagaState
@@ -77,6 +78,13 @@ async def _check_appending(store: SagaStore) -> None:
         assert told is not None
         assert told.abort is None
     assert await store.append(_write("append", claim.fence - 1, Entry(Did.DONE, "b", 1))) is None
+    assert told is not None
+    assert told.length == 3
+    ahead = Write("append", claim.fence, [Entry(Did.DONE, "b", 1)], SagaState.RUNNING, _MINUTE, after=4)
+    told = await store.append(ahead)
+    assert told is not None
+    assert told.behind, "the owner knows of more than there is"
+    assert not (await store.append(replace(ahead, entries=[], after=3))).behind  # type: ignore[union-attr]
     found = await _loaded(store, "append")
     assert [e.name for e in found.entries] == ["start:1:a", "done:1:a", "start:1:b"]
     assert found.entries[1].payload == done.payload

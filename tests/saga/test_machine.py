@@ -64,6 +64,8 @@ ROWS: list[tuple[Plan, str, int, Move]] = [
     (LINE, "start a, done a, start b, done b, start p, failed p", 0, Move(turn="p")),
     (LINE, "start a, done a, start b, done b, start p, unknown p", 0, Move(park="p")),
     (LINE, "start a, done a, start b, done b, start p, done p, start r, unknown r", 0, Move(park="r")),
+    (LINE, "start a, done a, start b, done b, start p, abort , unknown p", 0, Move(park="p")),
+    (SAFE_PIVOT, "start a, done a, start p, abort , unknown p", 0, Move(turn="p")),
     (SAFE_PIVOT, "start a, done a, start p, unknown p", 0, Move(turn="p")),
     (SAFE_PIVOT, "start a, done a, start p, unknown p, turn p", 0, Move(undo="p")),
     (DIAMOND, "start a, done a", 0, Move(start=("b", "c"))),
@@ -113,6 +115,8 @@ def test_the_deadline_counts_before_the_pivot_only() -> None:
     after = Course(LINE, map(entry, ["start a", "done a", "start b", "done b", "start p"]))
     assert after.next(1, late=True) == Move()
     assert after.past_pivot
+    unknown = Course(LINE, map(entry, ["start a", "done a", "start b", "done b", "start p", "unknown p"]))
+    assert unknown.next(0, late=True) == Move(park="p"), "it may have happened: nobody guesses"
     after.apply(entry("done p"))
     assert after.next(0, late=True) == Move(start=("r",))
     done = Course(DIAMOND, map(entry, [f"{did} {step}" for step in "abcd" for did in ("start", "done")]))

@@ -13,7 +13,7 @@ import aresilience as ar
 from aresilience.testing import FaultProxy, Recorder, cancel_sweep
 
 if TYPE_CHECKING:
-    from servers import RedisServer
+    from servers import Cluster, RedisServer
 
 pytestmark = [pytest.mark.redis, pytest.mark.real_time]
 
@@ -265,6 +265,49 @@ async def test_two_recoverers_race(both: tuple[Any, Any], redis_server: RedisSer
     assert len(one.seen.of(ar.SagaTakenOver)) + len(two.seen.of(ar.SagaTakenOver)) == 100
     for name in ("order", "stock", "pay", "ship"):
         assert effects.count(name) == 100
+
+
+async def test_s16_what_a_failover_lost_is_written_again(both: tuple[Any, Any]) -> None:
+    """S16: the server goes on from an older copy of the journal: its owner notices, and writes all again."""
+    effects: list[str] = []
+    one = Process(both[0], effects)
+    one.gates = {"order": asyncio.Event(), "pay": asyncio.Event()}
+    handle = await one.saga.start({"id": "1"}, id="1")
+    await one.reaches("order", effects)
+    store: Any = one.saga.store
+    key = store._key("1")
+    old = await both[1].command("DUMP", key)
+    one.gates["order"].set()
+    await one.reaches("pay", effects)
+    assert await both[1].command("RESTORE", key, 0, old, "REPLACE") == b"OK"
+    one.gates["pay"].set()
+    assert (await handle.result()).last == "ship of 1"
+    record = await one.saga.get("1")
+    assert record is not None
+    assert [entry.name for entry in record.timeline][:-1] == [
+        f"{did}:1:{step}" for step in ("order", "stock", "pay", "ship") for did in ("start", "done")
+    ]
+    assert effects == ["order", "stock", "pay", "ship"]
+
+
+async def test_in_a_cluster(redis_cluster: Cluster) -> None:
+    """Run, undone, handed over and taken over, with journals in many slots."""
+    effects: list[str] = []
+    async with ar.connect(redis_cluster.url, deadline=2.0) as backend:
+        other = Process(backend, effects)
+        async with ar.connect(redis_cluster.url, deadline=2.0) as closing:
+            one = Process(closing, effects)
+            await asyncio.gather(*(one.saga.run({"id": str(i)}, id=str(i)) for i in range(20)))
+            with pytest.raises(ar.SagaFailed):
+                await one.saga.run({"id": "x", "fails": "pay"}, id="x")
+            one.gates["stock"] = asyncio.Event()
+            for i in range(20, 40):
+                await one.saga.start({"id": str(i)}, id=str(i))
+        async with other.saga.worker(), asyncio.timeout(20):
+            while [record.id async for record in other.saga.list(ar.SagaState.RUNNING)]:
+                await asyncio.sleep(0.02)
+        assert len([record async for record in other.saga.list(ar.SagaState.DONE)]) == 40
+    assert effects.count("ship") == 40
 
 
 async def test_open_journals_have_no_ttl_ended_ones_have(both: tuple[Any, Any]) -> None:

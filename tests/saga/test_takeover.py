@@ -449,3 +449,24 @@ async def test_a_saga_within_that_still_runs_is_aborted() -> None:
     with pytest.raises(ar.SagaFailed, match="deadline"):
         await outer.run(1)
     assert log == ["a", "b", "-b", "-a"]
+
+
+async def test_a_backlog_is_worked_off_without_pauses() -> None:
+    """After an outage there is more than workers can take at once: they do not wait for their timer."""
+    backend, world = ar.MemoryBackend(), []
+    async with backend:
+        dead = Machine(backend, world, "dead")
+        for i in range(200):
+            await dead.saga.start(i, id=str(i))
+            dead.saga.running[str(i)].stop()
+        await asyncio.sleep(0)
+        rest = [Machine(backend, world, f"m{i}") for i in range(3)]
+        workers = [machine.saga.worker(concurrency=10) for machine in rest]
+        began = asyncio.get_running_loop().time()
+        for worker in workers:
+            await worker.__aenter__()
+        while [record async for record in dead.saga.list(ar.SagaState.RUNNING)]:
+            await asyncio.sleep(1)
+        assert asyncio.get_running_loop().time() - began < 1.2 * 30 * 200 / 30
+        for worker in workers:
+            await worker.__aexit__(None, None, None)
