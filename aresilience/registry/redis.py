@@ -84,11 +84,24 @@ class RedisRegistryStore:
     def listen(self, service: str, on_change: OnChange) -> Callable[[], None]:
         channel = self._place(service)[1]
 
-        def resync() -> None:
-            """Whoever lost his connection with us lists too: not all at once."""
-            asyncio.get_running_loop().call_later(entropy().random() * _RESYNC_WITHIN, on_change, None)
+        soon: asyncio.TimerHandle | None = None
 
-        return self._backend.listen(channel, lambda message: on_change(_told(message)), resync)
+        def resync() -> None:
+            """Whoever lost his connection when we did lists too: not all at once."""
+            nonlocal soon
+            if soon is not None:
+                soon.cancel()
+            within = entropy().random() * _RESYNC_WITHIN
+            soon = asyncio.get_running_loop().call_later(within, on_change, None)
+
+        unlisten = self._backend.listen(channel, lambda message: on_change(_told(message)), resync)
+
+        def end() -> None:
+            unlisten()
+            if soon is not None:
+                soon.cancel()
+
+        return end
 
     def keys(self, service: str) -> list[bytes]:
         """The keys of a service, in one slot."""

@@ -13,7 +13,7 @@ __all__ = ["check_registry_store"]
 
 async def check_registry_store(make: Callable[[], RegistryStore]) -> None:
     """Run the contract of `aresilience.registry.store` against stores that `make` makes, which may share what
-    they keep. Takes some tens of milliseconds of the loop's time. Raises `AssertionError`."""
+    they keep. Takes a second of the loop's time. Raises `AssertionError`."""
     for number, check in enumerate((_places, _beats, _listing, _parts, _ends, _told)):
         await check(make(), f"check-{number}")
 
@@ -94,11 +94,11 @@ async def _parts(store: RegistryStore, service: str) -> None:
 
 
 async def _ends(store: RegistryStore, service: str) -> None:
-    await store.register(Beat(service, "short", "t", 0.02), b"1", takeover=True)
+    await store.register(Beat(service, "short", "t", 0.5), b"1", takeover=True)
     await store.register(Beat(service, "long", "t", 60.0), b"2", takeover=True)
     before = await store.changes(service, -1, -1, 100)
-    assert before.soonest <= 20_000
-    await asyncio.sleep(0.03)
+    assert before.soonest <= 500_000
+    await asyncio.sleep(0.55)
     found = await store.changes(service, before.revision, before.revision, 100)
     assert [(c.id, c.why) for c in found.changes] == [("short", EXPIRED)], "the dead are not swept away"
     assert list(await store.renew([Beat(service, "short", "t", 1.0)])) == [False]
