@@ -414,7 +414,9 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "message"), OPTIONS, ids=[str(o[0]) for o in OPTIONS])
+@pytest.mark.parametrize(
+    ("options", "error", "message"), OPTIONS, ids=[f"{n} {next(iter(o[0]))}" for n, o in enumerate(OPTIONS)]
+)
 def test_options_are_checked_when_it_is_made(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
