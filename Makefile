@@ -19,7 +19,7 @@ test: lint types wheel ## lint, types and every test, against the built wheel, t
 	@rm -rf $(TREE) && mkdir -p $(TREE)
 	@cp -r tests examples benchmarks docs pyproject.toml README.md CHANGELOG.md Makefile $(TREE)
 	$(PIP) --force-reinstall --no-deps dist/*.whl
-	cd $(TREE) && ARESILIENCE_FROM_WHEEL=1 ../../$(BIN)/pytest -m "redis or not redis"
+	cd $(TREE) && ARESILIENCE_FROM_WHEEL=1 ../../$(BIN)/pytest -m "redis or not redis" -n auto --dist loadscope
 
 check: $(VENV)/dev lint types ## lint, types and the tests that need no server, on the sources
 	PYTHONPATH=. $(BIN)/pytest -q -m "not redis and not slow" -n auto --dist loadscope

@@ -33,7 +33,7 @@ from aresilience.errors import (
 )
 from aresilience.events import CallRejected, Event, Listener, LoggingListener, StoreDegraded
 from aresilience.fallback import Fallback, FallbackUsed
-from aresilience.hedge import Hedge, HedgeStarted, HedgeWon, Percentile
+from aresilience.hedge import Hedge, HedgeStarted, HedgeWon
 from aresilience.idempotency import (
     Abandoned,
     AnswerLost,
@@ -76,6 +76,7 @@ from aresilience.lock import (
     StaleFence,
 )
 from aresilience.outcome import ErrorSpec, Outcome
+from aresilience.percentile import Percentile
 from aresilience.pipeline import Pipeline
 from aresilience.policies import Policies
 from aresilience.policy import Layer, Policy

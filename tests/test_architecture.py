@@ -18,7 +18,7 @@ MODULES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path
 
 FLOOR = {
     "arguments", "backoff", "budget", "chance", "clock", "codecs", "deadline", "dispose", "errors", "events",
-    "outcome", "pipeline", "policies", "policy", "timers", "backend",
+    "outcome", "percentile", "pipeline", "policies", "policy", "timers", "backend",
 }  # fmt: skip
 NEIGHBOURS = {"bulkhead", "fallback", "hedge", "timeout"}
 PATTERNS = {"retry", "breaker", "limiter", "lock", "idempotency", "saga", "registry"}

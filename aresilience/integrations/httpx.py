@@ -41,7 +41,8 @@ from aresilience.budget import RetryBudget
 from aresilience.deadline import deadline as limit_to
 from aresilience.deadline import time_remaining
 from aresilience.events import Listener
-from aresilience.hedge import Hedge, Percentile
+from aresilience.hedge import Hedge
+from aresilience.percentile import Percentile
 from aresilience.pipeline import Pipeline
 from aresilience.policy import Policy
 from aresilience.registry import Balancer, Instance, OutlierPolicy, Pick, Service, ServiceRegistry

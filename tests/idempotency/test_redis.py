@@ -188,7 +188,7 @@ async def test_s_every_reply_of_every_script_may_be_lost(
 @pytest.mark.parametrize("verb", ["get", "in_flight", "evict"])
 async def test_what_operators_ask_may_be_asked_again(proxy: FaultProxy, verb: str) -> None:
     """A reply that is lost is an error that says so, and nothing else."""
-    async with ar.connect(f"redis://127.0.0.1:{proxy.port}", deadline=0.2) as hurried:
+    async with ar.connect(f"redis://127.0.0.1:{proxy.port}", deadline=0.6) as hurried:
         idem = ar.Idempotency(name="ops", backend=hurried)
         await idem.run("k", Effects().work)
         proxy.replies.swallow()
