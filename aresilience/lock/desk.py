@@ -46,8 +46,8 @@ class Desk:
         self.keeper = backend.keeper
         self.store = store
         self.lines = Lines()
-        self.inside: set[tuple[Hashable, asyncio.Task[Any]]] = set()
-        """Which tasks hold what: asking again would wait for oneself."""
+        self.inside: dict[tuple[Hashable, asyncio.Task[Any]], object] = {}
+        """Which tasks hold what, by which lease: asking again would wait for oneself."""
         self._ears: dict[Hashable, Ear] = {}
 
     async def obtain(self, ask: Ask, line: Hashable, until: float | None, now_only: bool) -> Grant:

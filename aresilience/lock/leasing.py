@@ -133,7 +133,7 @@ class Leasing:
         self._keys[ask.kind] = ask.keys
         desk.keeper.keep(lease, grant.sent)
         if lease._task is not None and ask.kind is not Kind.PERMIT:
-            desk.inside.update((room, lease._task) for room in self.rooms(ask))
+            desk.inside.update(((room, lease._task), lease) for room in self.rooms(ask))
         self.tell(LeaseGranted, grant.fence, desk.loop.time() - began)
         if replicas:
             await self._confirm(lease, replicas)

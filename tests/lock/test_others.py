@@ -371,7 +371,7 @@ async def test_the_deposed_ends_before_the_next_begins() -> None:
         # Another process: it has the store, and not our local queue.
         store = desk_of(backend, "x").store
         other = ar.LeaderElection("a", candidate="y", ttl=10.0, backend=backend)
-        while isinstance(await store.acquire(other._ask_with(""), False), Busy):
+        while isinstance(await store.acquire(other._ask_as(""), False), Busy):
             await asyncio.sleep(0.01)
             if loop.time() > 9.5 and task.done():
                 break
