@@ -48,13 +48,40 @@ class Desk:
         self.lines = Lines()
         self.inside: dict[tuple[Hashable, asyncio.Task[Any]], object] = {}
         """Which tasks hold what, by which lease: asking again would wait for oneself."""
+        self.observers: set[Ear] = set()
+        """Those who look on without asking."""
         self._ears: dict[Hashable, Ear] = {}
+        self._asking = 0
+        self._nobody_asks: asyncio.Future[None] | None = None
+        self.keeper.before_close["lock"] = self.close
+
+    def close(self) -> asyncio.Future[None] | None:
+        """Tell all who wait that there is nothing more to wait for."""
+        if self.loop is not asyncio.get_running_loop():
+            return None
+        self.lines.fail_all(self.keeper.is_closing())
+        for ear in (*self._ears.values(), *self.observers):
+            ear.over(self.keeper.is_closing)
+        if self._asking:
+            self._nobody_asks = self.loop.create_future()
+        return self._nobody_asks
 
     async def obtain(self, ask: Ask, line: Hashable, until: float | None, now_only: bool) -> Grant:
         """A grant; for what only one can hold with the turn of `line`, for the caller to pass on.
 
         Raises `LockTimeout`, or the `BackendError` that the store met.
         """
+        self._asking += 1
+        try:
+            return await self._obtain(ask, line, until, now_only)
+        finally:
+            self._asking -= 1
+            if self._nobody_asks is not None and not self._asking and not self._nobody_asks.done():
+                self._nobody_asks.set_result(None)
+
+    async def _obtain(self, ask: Ask, line: Hashable, until: float | None, now_only: bool) -> Grant:
+        if self.keeper.closing:
+            raise self.keeper.is_closing()
         exclusive = ask.kind in (Kind.LOCK, Kind.WRITE)
         if not exclusive and not self.lines.taken(line):  # nobody waits: many may ask at once
             answer = await self._answer(ask, waits=False)
@@ -101,6 +128,8 @@ class Desk:
         ear = self._hear(ask, line) if line in self._ears else None  # listens before it asks
         try:
             while True:
+                if self.keeper.closing:
+                    raise self.keeper.is_closing()
                 if ear is not None:
                     ear.news = False
                 answer = await self._answer(ask, waits=not now_only)
@@ -163,7 +192,7 @@ class Desk:
 class Ear:
     """Whoever has the turn listens with it: what it was told while it did not wait is remembered."""
 
-    __slots__ = ("_waiter", "end", "linger", "loop", "news", "token")
+    __slots__ = ("_over", "_waiter", "end", "linger", "loop", "news", "token")
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -172,6 +201,12 @@ class Ear:
         self.linger: asyncio.TimerHandle | None = None
         self.end: Callable[[], None] = _nothing
         self._waiter: asyncio.Future[None] | None = None
+        self._over: Callable[[], Exception] | None = None
+
+    def over(self, error: Callable[[], Exception]) -> None:
+        """There will be no more news: whoever waits, now or later, meets the error."""
+        self._over = error
+        self._wake()
 
     def told(self, token: str) -> None:
         if token and self.token is not None and token != self.token:
@@ -181,18 +216,19 @@ class Ear:
 
     async def wait(self, when: float) -> None:
         """Until there is news, or `when`."""
-        if self.news:
-            return
-        self._waiter = self.loop.create_future()
-        timer = self.loop.call_at(when, self._wake)
-        try:
-            await self._waiter
-        finally:
-            timer.cancel()
-            self._waiter = None
+        if not self.news and self._over is None:
+            self._waiter = self.loop.create_future()
+            timer = self.loop.call_at(when, self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+        if self._over is not None:
+            raise self._over()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is not None and not self._waiter.done() and not self.loop.is_closed():
             self._waiter.set_result(None)
 
 

@@ -112,6 +112,7 @@ class LeaderElection(Leasing):
         desk = self.desk
         ear = Ear()
         ear.end = desk.store.watch(ask, ear.told)
+        desk.observers.add(ear)
         said: tuple[str, str, int] | bool | None = False
         try:
             while True:
@@ -124,6 +125,7 @@ class LeaderElection(Leasing):
                 left = self.ttl if leader is None else leader.expires_in
                 await ear.wait(desk.loop.time() + max(left, 0.001))
         finally:
+            desk.observers.discard(ear)
             ear.end()
 
     def _ask_as(self, card: str) -> Ask:
