@@ -98,7 +98,7 @@ class Lease(HasAsk):
             return
         others_first = False
         if self.held:
-            others_first = self._has_turn and self._desk.lines.is_long(self._leasing.line(self.ask))
+            others_first = self._has_turn and self._desk.others_first(self._leasing.line(self.ask))
             self._let_go(keep_turn=others_first)
         elif self._why is not None:
             self._desk.store.release_later(self.ask)
@@ -129,6 +129,8 @@ class Lease(HasAsk):
         if not pending.result():
             self._why = "it ended before it was released"
         else:
+            if pending.result() == _OTHERS_TOLD and self._has_turn:
+                self._desk.told_others(self._leasing.line(self.ask))
             self._leasing.tell(LeaseReleased, self.fence, self._desk.loop.time() - self._began)
 
     def on_lost(self, why: str) -> None:
