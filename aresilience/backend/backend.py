@@ -92,7 +92,7 @@ class Backend(ABC):
                 await self._close()
                 await self.keeper.settled(self.deadline)
             finally:
-                self._entered = False
+                self._entered = self.keeper.closing = False
                 self._local.clear()
 
     async def _finish(self) -> None:

@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 from aresilience.backend import Backend, MemoryBackend
 from aresilience.backend.backend import to_the_end
 from aresilience.chance import entropy
 from aresilience.deadline import ambient
-from aresilience.errors import BackendError, OutcomeUnknown
+from aresilience.errors import BackendError, NotSent, OutcomeUnknown
 from aresilience.lock.facts import LockTimeout
 from aresilience.lock.lines import Lines
 from aresilience.lock.machine import Ask, Busy, Kind
 from aresilience.lock.memory import MemoryLeaseStore
-from aresilience.lock.store import Grant, LeaseStore, Uncut
+from aresilience.lock.store import Grant, LeaseStore
 
 __all__ = ["Desk", "Ear", "desk_of", "to_its_end", "until_of"]
 
@@ -34,8 +35,11 @@ _LINGER = 1.0
 """Seconds for which a subscription is kept that nobody needs just now."""
 _LATE = 0.005
 """The most by which waiters come later than the end of what they wait for, so that not all come at once."""
-_PAUSE = 0.002
-"""The head start that other processes get, now and then."""
+_PAUSE, _LONGEST_PAUSE = 0.002, 1.0
+"""The head start that other processes get, now and then: twice as long each time that none of them was there in
+time. How far away they are nobody here knows."""
+_OTHERS_TOLD = 16
+_MOST_TOLD = 1024
 
 
 class Desk:
@@ -46,15 +50,43 @@ class Desk:
         self.keeper = backend.keeper
         self.store = store
         self.lines = Lines()
-        self.inside: set[tuple[Hashable, asyncio.Task[Any]]] = set()
-        """Which tasks hold what: asking again would wait for oneself."""
+        self.inside: dict[tuple[Hashable, asyncio.Task[Any]], object] = {}
+        """Which tasks hold what, by which lease: asking again would wait for oneself."""
+        self.observers: set[Ear] = set()
+        """Those who look on without asking."""
         self._ears: dict[Hashable, Ear] = {}
+        self._told: dict[Hashable, _Told] = {}
+        self._asking = 0
+        self._nobody_asks: asyncio.Future[None] | None = None
+        self.keeper.before_close["lock"] = self.close
+
+    def close(self) -> asyncio.Future[None] | None:
+        """Tell all who wait that there is nothing more to wait for."""
+        if self.loop is not asyncio.get_running_loop():
+            return None
+        self.lines.fail_all(self.keeper.is_closing())
+        for ear in (*self._ears.values(), *self.observers):
+            ear.over(self.keeper.is_closing)
+        if self._asking:
+            self._nobody_asks = self.loop.create_future()
+        return self._nobody_asks
 
     async def obtain(self, ask: Ask, line: Hashable, until: float | None, now_only: bool) -> Grant:
         """A grant; for what only one can hold with the turn of `line`, for the caller to pass on.
 
         Raises `LockTimeout`, or the `BackendError` that the store met.
         """
+        self._asking += 1
+        try:
+            return await self._obtain(ask, line, until, now_only)
+        finally:
+            self._asking -= 1
+            if self._nobody_asks is not None and not self._asking and not self._nobody_asks.done():
+                self._nobody_asks.set_result(None)
+
+    async def _obtain(self, ask: Ask, line: Hashable, until: float | None, now_only: bool) -> Grant:
+        if self.keeper.closing:
+            raise self.keeper.is_closing()
         exclusive = ask.kind in (Kind.LOCK, Kind.WRITE)
         if not exclusive and not self.lines.taken(line):  # nobody waits: many may ask at once
             answer = await self._answer(ask, waits=False)
@@ -68,10 +100,10 @@ class Desk:
             grant = await self._ask(ask, line, until, now_only)
         except BackendError as error:
             self.lines.fail(line, error)  # they would meet the same, one after the other
-            self.lines.leave(line)
+            self._give_up(ask, line)
             raise
         except BaseException:
-            self.lines.leave(line)
+            self._give_up(ask, line)
             raise
         if not exclusive:
             self.lines.leave(line)  # there may be more for the next
@@ -82,7 +114,9 @@ class Desk:
         task = self.keeper.aside(self.store.take(ask))
         try:
             await to_its_end(task)
-        except (asyncio.CancelledError, OutcomeUnknown):
+        except NotSent:
+            raise
+        except (asyncio.CancelledError, BackendError):
             self.store.release_later(ask)
             raise
         return task.result()  # type: ignore[no-any-return]
@@ -91,9 +125,31 @@ class Desk:
         """Let the next of this process have the turn."""
         self.lines.leave(line)
 
+    def others_first(self, line: Hashable) -> bool:
+        """Whether it went from hand to hand here so often that others who wait should have a chance first."""
+        told = self._told.get(line)
+        return self.lines.is_long(line) or (told is not None and told.times >= _OTHERS_TOLD)
+
+    def told_others(self, line: Hashable) -> None:
+        """Somebody elsewhere was told of a release; unless he was there in time, it is counted."""
+        if len(self._told) >= _MOST_TOLD:
+            self._told.clear()
+        self._told.setdefault(line, _Told()).times += 1
+
     def pass_on_later(self, line: Hashable) -> None:
         """The same, after those of other processes that have just been told."""
-        asyncio.get_running_loop().call_later(_PAUSE, self.lines.leave, line)
+        told = self._told.setdefault(line, _Told())
+        self.loop.call_later(told.pause, self.lines.leave, line)
+        told.times, told.pause = 0, min(2 * told.pause, _LONGEST_PAUSE)
+
+    def _give_up(self, ask: Ask, line: Hashable) -> None:
+        """Leave the line, and the queue: in this order, so that whoever follows in line has a place before."""
+        follows = self.lines.waiting(line) > 0
+        self.lines.leave(line)
+        if ask.place and follows and not self.loop.is_closed():
+            self.loop.call_soon(self.store.release_later, ask)
+        elif ask.place:
+            self.store.release_later(ask)
 
     async def _ask(self, ask: Ask, line: Hashable, until: float | None, now_only: bool) -> Grant:
         """Ask until it is granted, whenever there is news, and when the time of whoever holds it is over."""
@@ -101,11 +157,15 @@ class Desk:
         ear = self._hear(ask, line) if line in self._ears else None  # listens before it asks
         try:
             while True:
+                if self.keeper.closing:
+                    raise self.keeper.is_closing()
                 if ear is not None:
                     ear.news = False
                 answer = await self._answer(ask, waits=not now_only)
                 if isinstance(answer, Grant):
                     return answer
+                if self._told:
+                    self._told.pop(line, None)  # somebody else has it: all is well
                 now = loop.time()
                 if now_only or (until is not None and now >= until):
                     raise _timeout(ask, answer)
@@ -116,10 +176,6 @@ class Desk:
                     pause = min(pause, ask.place / 3e6)
                 when = now + pause + 1e-6 + entropy().random() * min(_LATE, pause)
                 await ear.wait(when if until is None else min(when, until))
-        except BaseException:
-            if ask.place:
-                self.store.release_later(ask)  # the place in the queue
-            raise
         finally:
             if ear is not None:
                 self._unhear(line, ear)
@@ -160,10 +216,20 @@ class Desk:
             del self._ears[line]
 
 
+class _Told:
+    """How often others were told and came too late, and the head start that they get next."""
+
+    __slots__ = ("pause", "times")
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.pause = _PAUSE
+
+
 class Ear:
     """Whoever has the turn listens with it: what it was told while it did not wait is remembered."""
 
-    __slots__ = ("_waiter", "end", "linger", "loop", "news", "token")
+    __slots__ = ("_over", "_waiter", "end", "linger", "loop", "news", "token")
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -172,6 +238,12 @@ class Ear:
         self.linger: asyncio.TimerHandle | None = None
         self.end: Callable[[], None] = _nothing
         self._waiter: asyncio.Future[None] | None = None
+        self._over: Callable[[], Exception] | None = None
+
+    def over(self, error: Callable[[], Exception]) -> None:
+        """There will be no more news: whoever waits, now or later, meets the error."""
+        self._over = error
+        self._wake()
 
     def told(self, token: str) -> None:
         if token and self.token is not None and token != self.token:
@@ -181,18 +253,19 @@ class Ear:
 
     async def wait(self, when: float) -> None:
         """Until there is news, or `when`."""
-        if self.news:
-            return
-        self._waiter = self.loop.create_future()
-        timer = self.loop.call_at(when, self._wake)
-        try:
-            await self._waiter
-        finally:
-            timer.cancel()
-            self._waiter = None
+        if not self.news and self._over is None:
+            self._waiter = self.loop.create_future()
+            timer = self.loop.call_at(when, self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+        if self._over is not None:
+            raise self._over()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is not None and not self._waiter.done() and not self.loop.is_closed():
             self._waiter.set_result(None)
 
 
@@ -212,15 +285,20 @@ def _timeout(ask: Ask, busy: Busy | None) -> LockTimeout:
 
 async def to_its_end(pending: asyncio.Future[Any]) -> None:
     """Wait for what is bounded by itself, however often we are cancelled meanwhile, and then say so."""
-    if isinstance(pending, Uncut):
-        await pending
-    elif not pending.done():
+    if not pending.done():
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pending.add_done_callback(partial(_tell, waiter))
         try:
-            await asyncio.wait([pending])
-        except asyncio.CancelledError:
+            await waiter
+        except asyncio.CancelledError:  # a cancelled anyio scope goes on cancelling until we are shielded
             await to_the_end(_over(pending))
             raise
     pending.result()
+
+
+def _tell(waiter: asyncio.Future[None], _: asyncio.Future[Any]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 async def _over(pending: asyncio.Future[Any]) -> None:

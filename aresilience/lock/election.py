@@ -96,11 +96,11 @@ class LeaderElection(Leasing):
         """
         if timeout is not None:
             timeout = arguments.duration("LeaderElection.campaign: timeout", timeout, zero=True)
-        return Campaign(self, self._ask_with(metadata), timeout)
+        return Campaign(self, self._card(metadata), timeout)
 
     async def leader(self) -> Leader | None:
         """Who leads now, or None. Raises a `BackendError`."""
-        found = await self.desk.store.holders(self._ask_with(""))
+        found = await self.desk.store.holders(self._ask_as(""))
         return _leader(found[0]) if found else None
 
     async def observe(self) -> AsyncIterator[Leader | None]:
@@ -108,10 +108,11 @@ class LeaderElection(Leasing):
 
         A leader that follows another before we hear of it may be missed; the last one never is.
         """
-        ask = self._ask_with("")
+        ask = self._ask_as("")
         desk = self.desk
         ear = Ear()
         ear.end = desk.store.watch(ask, ear.told)
+        desk.observers.add(ear)
         said: tuple[str, str, int] | bool | None = False
         try:
             while True:
@@ -124,18 +125,19 @@ class LeaderElection(Leasing):
                 left = self.ttl if leader is None else leader.expires_in
                 await ear.wait(desk.loop.time() + max(left, 0.001))
         finally:
+            desk.observers.discard(ear)
             ear.end()
 
-    def _ask_with(self, metadata: str) -> Ask:
+    def _ask_as(self, card: str) -> Ask:
         """An ask that says who asks."""
-        if not isinstance(metadata, str):
-            raise TypeError(f"LeaderElection: metadata must be a string, got {metadata!r}")
         ask = self.new_ask(Kind.LOCK, room="leader", loud=True)
-        ask.owner = self._card(metadata)
+        ask.owner = card
         return ask
 
     def _card(self, metadata: str) -> str:
         """What is stored of a leader."""
+        if not isinstance(metadata, str):
+            raise TypeError(f"LeaderElection: metadata must be a string, got {metadata!r}")
         return json.dumps([self.said_owner(), metadata])
 
     def new_lease(self, desk: Desk, ask: Ask, grant: Grant, has_turn: bool) -> Leadership:
@@ -149,21 +151,27 @@ class LeaderElection(Leasing):
 class Campaign:
     """The wait for leadership, and the body that leads."""
 
-    __slots__ = ("_ask", "_election", "_leadership", "_wait")
+    __slots__ = ("_card", "_election", "_leadership", "_taken", "_wait")
 
-    def __init__(self, election: LeaderElection, ask: Ask, wait: float | None) -> None:
+    def __init__(self, election: LeaderElection, card: str, wait: float | None) -> None:
         self._election = election
-        self._ask = ask
+        self._card = card
         self._wait = wait
+        self._taken = False
         self._leadership: Leadership | None = None
 
     async def __aenter__(self) -> Leadership:
-        if self._leadership is not None:
+        if self._taken:
             raise RuntimeError("a campaign is entered once: write election.campaign() each time")
-        lease = await self._election.obtained(self._ask, self._wait)
-        assert isinstance(lease, Leadership)
+        self._taken = True
+        try:  # a token for each try: what is late of one is nothing to the next
+            lease = await self._election.obtained(self._election._ask_as(self._card), self._wait)
+            assert isinstance(lease, Leadership)
+            await lease.__aenter__()
+        except BaseException:
+            self._taken = False
+            raise
         self._leadership = lease
-        await lease.__aenter__()
         return lease
 
     async def __aexit__(

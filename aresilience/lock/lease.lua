@@ -25,6 +25,7 @@
 local ACQUIRE, RENEW, RELEASE, TAKE, TELL, LOOK = 0, 1, 2, 3, 4, 5
 local LOCK, PERMIT, READ, WRITE = 1, 2, 3, 4
 local WEEK = 604800000
+local PLACE = 3000000   -- the longest that a place is kept without being asked for
 local call = redis.call
 
 local t = call('TIME')
@@ -36,7 +37,7 @@ local function ms(us) return int(math.max(1, math.ceil(us / 1000))) end
 
 local function mint(key)
   local last = call('SET', key, int(now), 'PX', WEEK, 'GET')   -- nearly always lower
-  if not last or tonumber(last) < now then return now end
+  if not last or (tonumber(last) or 0) < now then return now end
   local fence = tonumber(last) + 1
   call('SET', key, int(fence), 'PX', WEEK)
   return fence
@@ -96,21 +97,16 @@ local function general()
 
   -- Those who share it.
 
-  local function sharers(k)
+  local function sharers(k, ttl)
     for _, token in ipairs(call('ZRANGEBYSCORE', k.many, '-inf', int(now))) do
       call('ZREM', k.many, token)
       call('HDEL', k.facts, token)
     end
-    local last = call('ZREVRANGE', k.many, 0, 0, 'WITHSCORES')
-    if last[1] then
-      local ttl = tonumber(string.match(call('HGET', k.facts, last[1]) or '', '^%d+ %d+ (%d+) ') or '0')
-      if ttl > 0 and tonumber(last[2]) > now + ttl then   -- the clock went back: no end is further than its ttl
-        local all = call('ZRANGE', k.many, 0, -1)
-        for _, token in ipairs(all) do
-          local own = tonumber(string.match(call('HGET', k.facts, token) or '', '^%d+ %d+ (%d+) ') or '0')
-          if tonumber(call('ZSCORE', k.many, token)) > now + own then call('ZADD', k.many, int(now + own), token) end
-        end
-      end
+    -- No end is further than its own ttl, unless the clock went back: nobody is kept for longer than his ttl, or
+    -- that of whoever asks. Where all have the same none is found.
+    for _, token in ipairs(call('ZRANGEBYSCORE', k.many, '(' .. int(now + ttl), '+inf')) do
+      local own = tonumber(string.match(call('HGET', k.facts, token) or '', '^%d+ %d+ (%d+) ') or '0')
+      if tonumber(call('ZSCORE', k.many, token)) > now + own then call('ZADD', k.many, int(now + own), token) end
     end
     return call('ZCARD', k.many)
   end
@@ -127,6 +123,9 @@ local function general()
     for _, token in ipairs(call('ZRANGEBYSCORE', k.places, '-inf', int(now))) do
       call('ZREM', k.queue, token)
       call('ZREM', k.places, token)
+    end
+    for _, token in ipairs(call('ZRANGEBYSCORE', k.places, '(' .. int(now + PLACE), '+inf')) do
+      call('ZADD', k.places, int(now + PLACE), token)   -- the clock went back
     end
     return call('ZCARD', k.queue)
   end
@@ -159,10 +158,8 @@ local function general()
       call('PUBLISH', k.one, '')
     elseif first then
       call('PUBLISH', k.one, first)
-    else
-      return false
     end
-    return true
+    return flagged or first
   end
 
   -- Asking.
@@ -202,7 +199,7 @@ local function general()
       end
     end
     if not k.queue then return nil end
-    local waiting, sharing = queue(k), sharers(k)
+    local waiting, sharing = queue(k), sharers(k, e.ttl)
     if e.kind == READ then return waiting > 0 and until_a_place_is_given_up(k) or nil end
     if e.kind == WRITE and sharing > 0 then return until_one_leaves(k) end
     if e.kind ~= PERMIT and e.place == 0 then return nil end
@@ -213,21 +210,23 @@ local function general()
   end
 
   local function grant(e)
-    local fence = 0
+    local fence, before = 0, {}
+    if not shares(e) then   -- all is read before the first is written: all or none, also where a key is corrupt
+      for n, k in ipairs(e.names) do before[n] = holder(k.one) or false end
+    end
     for _, k in ipairs(e.names) do fence = math.max(fence, mint(k.fence)) end
-    for _, k in ipairs(e.names) do
+    for n, k in ipairs(e.names) do
       call('SET', k.fence, int(fence), 'PX', WEEK)
       leave(e, k)
       if shares(e) then
-        call('ZADD', k.many, int(now + e.ttl), e.token)
         call('HSET', k.facts, e.token, table.concat({int(fence), int(now), int(e.ttl), e.text}, ' '))
+        call('ZADD', k.many, int(now + e.ttl), e.token)
         at_least(k.many, math.ceil(e.ttl / 1000))
         at_least(k.facts, math.ceil(e.ttl / 1000))
         if e.kind == PERMIT and call('ZCARD', k.many) < e.permits then tell(e, k) end   -- another is free
       else
-        local before = e.verb == TAKE and holder(k.one)
         keep(k.one, {token = e.token, fence = fence, since = now, ttl = e.ttl, delay = e.delay,
-                     flag = before and before.flag or '0', owner = e.text}, e.ttl + e.delay)
+                     flag = before[n] and before[n].flag or '0', owner = e.text}, e.ttl + e.delay)
         if e.loud then tell(e, k) end
       end
     end
@@ -309,7 +308,7 @@ local function general()
     local h = not shares(e) and holder(k.one)
     if h and h.left > h.delay then found[1] = {h.owner, h.fence, now - h.since, h.left - h.delay} end
     if k.many then
-      sharers(k)
+      sharers(k, e.ttl)
       for _, token in ipairs(call('ZRANGE', k.many, 0, -1)) do
         local fence, since, _, owner = string.match(call('HGET', k.facts, token) or '', '^(%d+) (%d+) (%d+) (.*)$')
         if fence then

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from aresilience.backend.leases import Body
-from aresilience.errors import AresilienceError, BackendError
+from aresilience.errors import AresilienceError
 from aresilience.lock.desk import Desk, to_its_end
 from aresilience.lock.facts import LeaseLost, LeaseReleased, LockLost
 from aresilience.lock.machine import Ask
@@ -98,7 +98,7 @@ class Lease(HasAsk):
             return
         others_first = False
         if self.held:
-            others_first = self._has_turn and self._desk.lines.is_long(self._leasing.line(self.ask))
+            others_first = self._has_turn and self._desk.others_first(self._leasing.line(self.ask))
             self._let_go(keep_turn=others_first)
         elif self._why is not None:
             self._desk.store.release_later(self.ask)
@@ -108,38 +108,56 @@ class Lease(HasAsk):
         pending = self._pending
         try:
             await to_its_end(pending)
-        except BackendError:
-            self._pending = None
+        except BaseException:  # it has an end, also for one who was cancelled
+            self._released(pending)
             raise
         finally:
             if others_first:
                 self._pass_on(pending)
-        first, self._given_back = not self._given_back, True
-        if not first:
-            return  # somebody else waited for the same
+        self._released(pending)
+        if self._why is not None:
+            raise self._lost_error()
+
+    def _released(self, pending: asyncio.Future[Any]) -> None:
+        """What came of it, once, whoever waited for it."""
+        if self._pending is not pending:
+            return
+        self._pending = None
+        if not pending.done() or pending.cancelled() or pending.exception() is not None:
+            return  # the next `release` asks again
+        self._given_back = True
         if not pending.result():
             self._why = "it ended before it was released"
-            raise self._lost_error()
-        self._leasing.tell(LeaseReleased, self.fence, self._desk.loop.time() - self._began)
+        else:
+            if pending.result() == _OTHERS_TOLD and self._has_turn:
+                self._desk.told_others(self._leasing.line(self.ask))
+            self._leasing.tell(LeaseReleased, self.fence, self._desk.loop.time() - self._began)
 
     def on_lost(self, why: str) -> None:
         """See `Kept`."""
         self._why = why
         self._leave()
-        if self._body is not None and self._leasing.cancels:
-            self._body.cut()
+        self._cut()
         self._leasing.tell(LeaseLost, self.fence, self._desk.loop.time() - self._began, why)
 
     def on_close(self) -> asyncio.Future[None] | None:
         """See `Kept`."""
         why = "the backend was closed"
-        if self._body is None or self._body.task is asyncio.current_task():
+        if self._body is None:
             self._desk.store.release_later(self.ask)
+            self.on_lost(why)
+            return None
+        if self._body.is_current:  # it closes the backend itself, and goes on: nobody gets it before its time
+            self._desk.loop.call_soon(self._cut)
             self.on_lost(why)
             return None
         self._stopped = self._desk.loop.create_future()
         self.on_lost(why)  # it is given back when its body has ended
         return self._stopped
+
+    def _cut(self) -> None:
+        if self._body is not None and self._leasing.cancels:
+            self._body.cut()
 
     async def __aenter__(self) -> Lease:
         if self._body is not None:
@@ -167,7 +185,7 @@ class Lease(HasAsk):
             return
         try:
             await self.release()
-        except (AresilienceError, OSError) as failure:
+        except (AresilienceError, OSError, RuntimeError) as failure:
             if error is None:
                 raise
             error.add_note(f"aresilience: its release failed: {type(failure).__name__}: {failure}")
@@ -192,7 +210,10 @@ class Lease(HasAsk):
 
     def _leave(self, *, keep_turn: bool = False) -> None:
         if self._task is not None:
-            self._desk.inside.difference_update((key, self._task) for key in self._leasing.rooms(self.ask))
+            inside = self._desk.inside
+            for room in self._leasing.rooms(self.ask):
+                if inside.get((room, self._task)) is self:  # else the task has it by another lease
+                    del inside[room, self._task]
         if self._has_turn and not keep_turn:
             self._desk.pass_on(self._leasing.line(self.ask))
 

@@ -12,7 +12,7 @@ from typing import Any
 from aresilience import arguments
 from aresilience.backend import Backend
 from aresilience.chance import entropy
-from aresilience.errors import Refused
+from aresilience.errors import NotSent, Refused
 from aresilience.events import CallRejected, Event, Listener, Listeners
 from aresilience.lock.desk import Desk, desk_of, until_of
 from aresilience.lock.facts import LeaseGranted, LockTimeout
@@ -131,9 +131,13 @@ class Leasing:
         """The lease for a grant, kept from now on."""
         desk, ask = lease._desk, lease.ask
         self._keys[ask.kind] = ask.keys
-        desk.keeper.keep(lease, grant.sent)
+        try:
+            desk.keeper.keep(lease, grant.sent)
+        except NotSent:
+            self._drop(lease)
+            raise
         if lease._task is not None and ask.kind is not Kind.PERMIT:
-            desk.inside.update((room, lease._task) for room in self.rooms(ask))
+            desk.inside.update(((room, lease._task), lease) for room in self.rooms(ask))
         self.tell(LeaseGranted, grant.fence, desk.loop.time() - began)
         if replicas:
             await self._confirm(lease, replicas)

@@ -95,6 +95,11 @@ class Lines:
                 return
         del self._lines[key]
 
+    def fail_all(self, error: Exception) -> None:
+        """Tell all in all lines."""
+        for key in self._lines:
+            self.fail(key, error)
+
     def fail(self, key: Hashable, error: Exception) -> None:
         """Tell all who stand in line what whoever asked for them was told."""
         line = self._lines.get(key)

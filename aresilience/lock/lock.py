@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from aresilience import arguments
 from aresilience.backend import Backend
 from aresilience.events import Listener
+from aresilience.lock.entered import Entered
 from aresilience.lock.facts import LockTimeout
 from aresilience.lock.lease import Lease
 from aresilience.lock.leasing import Leasing
@@ -85,7 +85,7 @@ class Lock(Leasing):
         self._delay = round(arguments.duration(f"{self.kind}: lock_delay", lock_delay, zero=True) * 1e6)
         self._replicas = arguments.count(f"{self.kind}: wait_replicas", wait_replicas, least=0)
         self._fair = False
-        self._entered: dict[asyncio.Task[Any], Lease] = {}
+        self._entered = Entered()
 
     @classmethod
     def all(
@@ -155,12 +155,7 @@ class Lock(Leasing):
         return self.new_ask(Kind.LOCK, delay=self._delay, place=PLACE if self._fair else 0)
 
     async def __aenter__(self) -> Lease:
-        lease = await self.acquire()
-        task = asyncio.current_task()
-        assert task is not None
-        await lease.__aenter__()
-        self._entered[task] = lease
-        return lease
+        return await self._entered.enter(await self.acquire())
 
     async def __aexit__(
         self,
@@ -168,9 +163,7 @@ class Lock(Leasing):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        await self._entered.pop(task).__aexit__(kind, error, traceback)
+        await self._entered.leave().__aexit__(kind, error, traceback)
 
     def __repr__(self) -> str:
         fair = ", fair" if self._fair else ""

@@ -6,6 +6,7 @@ Fences rise for as long as the process lives. A resource that outlives it needs 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 from aresilience.backend.leases import Confirmation, Keeper
 from aresilience.clock import LoopClock
@@ -17,6 +18,9 @@ __all__ = ["MemoryLeaseStore"]
 
 _Key = tuple[str, str | None, str]
 
+_fences = count(1)
+"""One source for all stores: a resource that outlives a loop, or a backend, sees them rise all the same."""
+
 
 class MemoryLeaseStore:
     """The machine, a dict, and the loop's clock; at most `max_keys` names at once."""
@@ -27,7 +31,6 @@ class MemoryLeaseStore:
         self._clock = LoopClock()
         self._rooms: dict[_Key, Room] = {}
         self._watchers: dict[_Key, list[Wake]] = {}
-        self._fence = 0
 
     async def acquire(self, ask: Ask, waits: bool) -> Grant | Busy:
         return self.acquire_now(ask, waits)
@@ -37,7 +40,9 @@ class MemoryLeaseStore:
 
     async def take(self, ask: Ask) -> Grant:
         now = self._now()
-        return self._grant(ask, self._opened(ask, now), now)
+        grant = self._grant(ask, self._opened(ask, now), now)
+        self._wake(ask, every=True)  # what they wait for may end earlier than they know
+        return grant
 
     async def renew(self, leases: Sequence[HasAsk]) -> Sequence[Confirmation | None]:
         now = self._now()
@@ -60,7 +65,7 @@ class MemoryLeaseStore:
 
     async def holders(self, ask: Ask) -> Sequence[Holder]:
         now = self._now()
-        room = self._opened(ask, now)[0]
+        room = self._found(ask, now)[0] or Room()
         records = [*([room.one] if room.one is not None else []), *room.many.values()]
         self._tidy(ask)
         return [
@@ -94,7 +99,7 @@ class MemoryLeaseStore:
     def release_now(self, ask: Ask) -> bool:
         """`release`, without a coroutine."""
         now = self._now()
-        ours = [room.release(ask, now) for room in self._opened(ask, now)]
+        ours = [room is not None and room.release(ask, now) for room in self._found(ask, now)]
         self._wake(ask)
         self._tidy(ask)
         return all(ours)
@@ -120,24 +125,31 @@ class MemoryLeaseStore:
         return int(self._clock.read() * 1e6)
 
     def _opened(self, ask: Ask, now: int) -> list[Room]:
-        rooms = []
-        for key in _keys(ask):
-            room = self._rooms.get(key)
-            if room is None:
-                if len(self._rooms) >= self._most:
-                    self._forget_what_is_over(now)
-                room = self._rooms[key] = Room()
+        """All rooms of an ask, for what is to be put there; `Refused` if there is no place for all of them."""
+        keys = _keys(ask)
+        if len(self._rooms) + len(ask.names) > self._most and self._lacks(keys):
+            for key, room in list(self._rooms.items()):
+                room.look(now)
+                if room.empty:
+                    del self._rooms[key]
+            if self._lacks(keys):
+                raise Refused(f"{self._most} names are held at once: that is max_keys of the memory backend")
+        rooms = [self._rooms.setdefault(key, Room()) for key in keys]
+        for room in rooms:
             room.look(now)
-            rooms.append(room)
         return rooms
 
-    def _forget_what_is_over(self, now: int) -> None:
-        for key, room in list(self._rooms.items()):
-            room.look(now)
-            if room.empty:
-                del self._rooms[key]
-        if len(self._rooms) >= self._most:
-            raise Refused(f"{self._most} names are held at once: that is max_keys of the memory backend")
+    def _lacks(self, keys: list[_Key]) -> bool:
+        """Whether there is no place for those of them that are not here."""
+        return len(self._rooms) + sum(key not in self._rooms for key in keys) > self._most
+
+    def _found(self, ask: Ask, now: int) -> list[Room | None]:
+        """The rooms of an ask that are here: to look, or to leave, takes no place."""
+        rooms = [self._rooms.get(key) for key in _keys(ask)]
+        for room in rooms:
+            if room is not None:
+                room.look(now)
+        return rooms
 
     def _tidy(self, ask: Ask) -> None:
         for key in _keys(ask):
@@ -148,20 +160,20 @@ class MemoryLeaseStore:
     def _held(self, ask: Ask, now: int) -> list[Record] | None:
         """What the token holds, if it is all that was asked for."""
         held = []
-        for room in self._opened(ask, now):
-            record = room.of(ask, now)
+        for room in self._found(ask, now):
+            record = None if room is None else room.of(ask, now)
             if record is not None:
                 held.append(record)
         self._tidy(ask)
         return held if len(held) == len(ask.names) else None
 
     def _grant(self, ask: Ask, rooms: list[Room], now: int) -> Grant:
-        self._fence += 1
+        fence = next(_fences)
         for room in rooms:
-            room.grant(ask, self._fence, now)
+            room.grant(ask, fence, now)
         if ask.loud or rooms[0].queue:
             self._wake(ask)  # of several permits another may be free
-        return Grant(self._fence, self._keeper.now())
+        return Grant(fence, self._keeper.now())
 
     def _wake(self, ask: Ask, *, every: bool = False) -> None:
         for key in _keys(ask):

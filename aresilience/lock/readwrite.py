@@ -73,12 +73,13 @@ class ReadWriteLock(Leasing):
 class Side:
     """One side of a `ReadWriteLock`, for one body."""
 
-    __slots__ = ("_kind", "_lease", "_lock")
+    __slots__ = ("_kind", "_lease", "_lock", "_taken")
 
     def __init__(self, lock: ReadWriteLock, kind: Kind) -> None:
         self._lock = lock
         self._kind = kind
         self._lease: Lease | None = None
+        self._taken = False
 
     async def acquire(self, timeout: float | timedelta | None = None) -> Lease:
         """Hold it until `lease.release()`.
@@ -98,10 +99,17 @@ class Side:
             return None
 
     async def __aenter__(self) -> Lease:
-        if self._lease is not None:
+        if self._taken:
             raise RuntimeError("a side of a ReadWriteLock is entered once: write rw.read() each time")
-        self._lease = await self.acquire()
-        return await self._lease.__aenter__()
+        self._taken = True
+        try:
+            lease = await self.acquire()
+            await lease.__aenter__()
+        except BaseException:
+            self._taken = False
+            raise
+        self._lease = lease
+        return lease
 
     async def __aexit__(
         self,
@@ -111,4 +119,5 @@ class Side:
     ) -> None:
         lease, self._lease = self._lease, None
         assert lease is not None
+        self._taken = False
         await lease.__aexit__(kind, error, traceback)

@@ -68,7 +68,7 @@ class RedisLeaseStore:
         return self._ride(_Asked(self, ask, _RELEASE, must=True))
 
     async def tell(self, ask: Ask) -> bool:
-        return bool(await self._ride(_Asked(self, ask, _TELL, must=True)))
+        return bool(await self._ride(_Asked(self, ask, _TELL)))
 
     async def holders(self, ask: Ask) -> Sequence[Holder]:
         found = await self._ride(_Asked(self, ask, _LOOK))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
 
 from aresilience import arguments
 from aresilience.backend import Backend
 from aresilience.events import Listener
+from aresilience.lock.entered import Entered
 from aresilience.lock.facts import LockTimeout
 from aresilience.lock.lease import Lease
 from aresilience.lock.leasing import Leasing
@@ -57,7 +56,7 @@ class Semaphore(Leasing):
             listeners=listeners,
         )
         self._permits = arguments.count("Semaphore: permits", permits)
-        self._entered: dict[asyncio.Task[Any], list[Lease]] = {}
+        self._entered = Entered()
 
     async def acquire(self, timeout: float | timedelta | None = None) -> Lease:
         """Hold a permit until `lease.release()`; use `async with lease:` for the body.
@@ -85,12 +84,7 @@ class Semaphore(Leasing):
         return self.new_ask(Kind.PERMIT, room="semaphore", permits=self._permits, place=PLACE)
 
     async def __aenter__(self) -> Lease:
-        lease = await self.acquire()
-        task = asyncio.current_task()
-        assert task is not None
-        await lease.__aenter__()
-        self._entered.setdefault(task, []).append(lease)
-        return lease
+        return await self._entered.enter(await self.acquire())
 
     async def __aexit__(
         self,
@@ -98,12 +92,7 @@ class Semaphore(Leasing):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        lease = self._entered[task].pop()
-        if not self._entered[task]:
-            del self._entered[task]
-        await lease.__aexit__(kind, error, traceback)
+        await self._entered.leave().__aexit__(kind, error, traceback)
 
     def __repr__(self) -> str:
         return f"<Semaphore {self.name!r} {self._permits} permits, ttl {self.ttl:g} s>"

@@ -37,14 +37,17 @@ def calls(server: RedisServer) -> dict[str, int]:
 class Effects:
     """Work that counts how often it was done."""
 
-    def __init__(self, takes: float = 0.0) -> None:
+    def __init__(self, takes: float = 0.0, ends: asyncio.Event | None = None) -> None:
         self.takes = takes
+        self.ends = ends
         self.done: list[int] = []
 
     async def work(self) -> dict[str, int]:
         """Do it."""
         claim = ar.current_claim()
         await asyncio.sleep(self.takes)
+        if self.ends is not None:
+            await self.ends.wait()
         self.done.append(claim.attempt)
         return {"fence": claim.fence}
 
@@ -221,18 +224,25 @@ async def test_renewals_that_are_lost_are_asked_again(proxy: FaultProxy) -> None
 async def test_a_stale_owner_is_refused(two: Two, proxy: FaultProxy) -> None:
     """I4: cut off for longer than its lease, another takes over; its completion is refused."""
     seen = Recorder()
-    async with ar.connect(f"redis://127.0.0.1:{proxy.port}", deadline=0.1) as cut_off:
+    async with ar.connect(f"redis://127.0.0.1:{proxy.port}", deadline=0.3) as cut_off:
         stale = ar.Idempotency(name="stale", lease=0.3, backend=cut_off, listeners=[seen])
         fresh = ar.Idempotency(name="stale", lease=0.3, backend=two[0])
-        late, quick = Effects(1.0), Effects()
+        ends = asyncio.Event()
+        late, quick = Effects(ends=ends), Effects()
         task = asyncio.create_task(stale.run("k", late.work))
-        await asyncio.sleep(0.05)
+        while not task.done() and not await fresh.in_flight():  # it has the claim
+            await asyncio.sleep(0.01)
         proxy.refuse()
         proxy.cut()
         answer = await fresh.run("k", quick.work)
         assert quick.done == [2]
-        await asyncio.sleep(0.3)
         await proxy.heal()
+        while True:  # the line is back
+            with contextlib.suppress(ar.BackendError):
+                await cut_off.ping()
+                break
+            await asyncio.sleep(0.01)
+        ends.set()
         with pytest.raises(ar.ClaimLost):
             await task
         assert late.done == [1]

@@ -371,7 +371,7 @@ async def test_the_deposed_ends_before_the_next_begins() -> None:
         # Another process: it has the store, and not our local queue.
         store = desk_of(backend, "x").store
         other = ar.LeaderElection("a", candidate="y", ttl=10.0, backend=backend)
-        while isinstance(await store.acquire(other._ask_with(""), False), Busy):
+        while isinstance(await store.acquire(other._ask_as(""), False), Busy):
             await asyncio.sleep(0.01)
             if loop.time() > 9.5 and task.done():
                 break
@@ -534,3 +534,29 @@ def test_cancel_sweep_on_redis(redis_server: RedisServer, kind: str) -> None:
         assert await asyncio.to_thread(look) == []
 
     cancel_sweep(use, make=lambda: redis_server.url, check=check, loop_factory=asyncio.new_event_loop)
+
+
+async def test_nobody_reads_between_one_writer_of_a_line_and_the_next() -> None:
+    """The first gives up while the second stands in line: readers that come later stay behind both."""
+    rw, log = ar.ReadWriteLock("x"), []
+    loop = asyncio.get_running_loop()
+
+    async def read(name: str, after: float, seconds: float) -> None:
+        await asyncio.sleep(after)
+        async with rw.read():
+            log.append((name, round(loop.time())))
+            await asyncio.sleep(seconds)
+
+    async def write(name: str, after: float, timeout: float | None) -> None:
+        await asyncio.sleep(after)
+        try:
+            lease = await rw.write().acquire(timeout)
+        except ar.LockTimeout:
+            return
+        log.append((name, round(loop.time())))
+        await lease.release()
+
+    await asyncio.gather(
+        read("first", 0, 5), write("gives up", 0.1, 1), write("waits", 0.2, None), read("late", 0.5, 50)
+    )
+    assert log == [("first", 0), ("waits", 5), ("late", 5)]

@@ -12,6 +12,8 @@ The contract with those who have it keep something:
   whether or not an answer is still out. Then `kept.on_lost(why)` is called, once, from the loop.
 - `drop(kept)` ends it without a word: it was released, or nobody needs it. An answer that is still on its
   way changes nothing.
+- While the backend is being closed, `keep` raises `NotSent`: what was granted meanwhile is for the caller to
+  give back. Those who still ask are stopped by what is in `before_close`.
 - When the backend is closed, `kept.on_close()` is called for all that is left, while there is still a way to
   give it back; what it returns is waited for, within the deadline.
 
@@ -30,7 +32,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from aresilience.clock import lease_reader
-from aresilience.errors import BackendError
+from aresilience.errors import BackendError, NotSent
 
 __all__ = ["MARGIN", "Confirmation", "Family", "Keeper", "Kept"]
 
@@ -96,7 +98,18 @@ class Keeper:
     """See the module's description. It belongs to the loop on which it first keeps something; where that is
     closed, to the next."""
 
-    __slots__ = ("_heap", "_kept", "_loop", "_numbers", "_tasks", "_timer", "_wakes", "clock")
+    __slots__ = (
+        "_heap",
+        "_kept",
+        "_loop",
+        "_numbers",
+        "_tasks",
+        "_timer",
+        "_wakes",
+        "before_close",
+        "clock",
+        "closing",
+    )
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -106,6 +119,10 @@ class Keeper:
         self._timer: asyncio.TimerHandle | None = None
         self._wakes = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.closing = False
+        """Nothing more is kept."""
+        self.before_close: dict[str, Callable[[], asyncio.Future[None] | None]] = {}
+        """Who asks for leases, and is to stop; what is returned says when nobody asks any more."""
         self.clock: Callable[[], float] = self._no_clock
         """Seconds; runs while the machine is suspended, where the platform has such a clock."""
 
@@ -122,12 +139,18 @@ class Keeper:
         return self.clock()
 
     def keep(self, kept: Kept, sent: float) -> None:
-        """Begin to renew it; the request that took it left at `sent`."""
+        """Begin to renew it; the request that took it left at `sent`. Raises `NotSent` while all is closed."""
+        if self.closing:
+            raise self.is_closing()
         self.now()
         kept.count_from(sent)
         kept.held = True
         self._kept.add(kept)
         self._expect(kept, min(kept._due, kept.ends))
+
+    def is_closing(self) -> NotSent:
+        """What those hear who ask too late."""
+        return NotSent("the backend is being closed")
 
     def drop(self, kept: Kept) -> None:
         """It was given back, or is of no use any more."""
@@ -155,15 +178,15 @@ class Keeper:
 
     async def close(self, seconds: float) -> None:
         """Give back all that is left, waiting for so long for those who work under it to stop."""
-        stopping: list[asyncio.Future[None]] = []
+        self.closing = True
+        stopping = [stops() for stops in list(self.before_close.values())]
         for kept in list(self._kept):
             if kept.held:
                 self.drop(kept)
-                stops = kept.on_close()
-                if stops is not None:
-                    stopping.append(stops)
-        if stopping:
-            await asyncio.wait(stopping, timeout=seconds)
+                stopping.append(kept.on_close())
+        waited_for = [stops for stops in stopping if stops is not None]
+        if waited_for:
+            await asyncio.wait(waited_for, timeout=seconds)
 
     async def settled(self, seconds: float) -> None:
         """Wait for what is still being done, for so long."""

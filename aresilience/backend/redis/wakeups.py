@@ -40,6 +40,7 @@ class Wakeups:
     """
 
     __slots__ = (
+        "_confirmed",
         "_connect",
         "_connection",
         "_every",
@@ -60,6 +61,7 @@ class Wakeups:
         self._own = own
         self._every = every
         self._listeners: dict[bytes, list[tuple[OnMessage, OnResync]]] = {}
+        self._confirmed: set[bytes] = set()
         self._connection: AbstractConnection | None = None
         self._outbox: list[bytes] = []
         self._said = asyncio.Event()
@@ -74,6 +76,8 @@ class Wakeups:
         entry = (on_message, on_resync)
         if channel not in self._listeners:
             self._say(b"SUBSCRIBE", channel)
+        elif channel in self._confirmed:  # no confirmation will come: what he asked before may have changed
+            asyncio.get_running_loop().call_soon(self._first_look, channel, entry)
         self._listeners.setdefault(channel, []).append(entry)
         if not self._tasks:
             self._tasks = [
@@ -86,6 +90,7 @@ class Wakeups:
             if entry in entries:
                 entries.remove(entry)
             if not entries and self._listeners.pop(channel, None) is not None:
+                self._confirmed.discard(channel)
                 self._say(b"UNSUBSCRIBE", channel)
 
         return end
@@ -146,10 +151,13 @@ class Wakeups:
                 elif kind == b"subscribe" and rest[0] == self._own:
                     self.connected.set()
                 elif kind == b"subscribe":
+                    if rest[0] in self._listeners:
+                        self._confirmed.add(rest[0])
                     self._resync(rest[0])
         finally:  # nothing here waits, so no cancel can cut it
             if not loop.is_closed():  # else we are being collected
                 self.connected.clear()
+                self._confirmed.clear()
                 self._connection = None
                 teller.cancel()
                 hang_up(connection)
@@ -174,6 +182,10 @@ class Wakeups:
                 hang_up(connection)  # not even an answer to our question
             else:
                 self._say(b"PING")
+
+    def _first_look(self, channel: bytes, entry: tuple[OnMessage, OnResync]) -> None:
+        if entry in self._listeners.get(channel, ()):
+            _call(entry[1])
 
     def _resync(self, channel: bytes) -> None:
         for _, on_resync in list(self._listeners.get(channel, ())):
