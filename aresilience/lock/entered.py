@@ -32,8 +32,8 @@ class Entered:
     def leave(self) -> Lease:
         """The one whose body has ended: the current task's innermost.
 
-        A generator that is thrown away, or a fixture, ends in another task than it began in: then it is that of a
-        task that has ended, or the only one.
+        A generator that is thrown away, or a fixture, ends in another task than it began in: then it is that
+        of a task that has ended, or the only one.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -41,8 +41,8 @@ class Entered:
             over = [other for other in self._leases if other.done()]
             if not over and len(self._leases) != 1:
                 raise RuntimeError(
-                    f"this body began in another task, and {len(self._leases)} tasks are inside: which lease is its "
-                    "own cannot be told; write 'lease = await ….acquire()' and 'async with lease:' there"
+                    f"this body began in another task, and {len(self._leases)} tasks are inside: which lease "
+                    "is its own cannot be told; write 'lease = await ….acquire()' and 'async with lease:' there"
                 )
             task = over[0] if over else next(iter(self._leases))
         leases = self._leases[task]

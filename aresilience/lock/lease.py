@@ -147,7 +147,9 @@ class Lease(HasAsk):
             self._desk.store.release_later(self.ask)
             self.on_lost(why)
             return None
-        if self._body.is_current:  # it closes the backend itself, and goes on: nobody gets it before its time
+        if (
+            self._body.is_current
+        ):  # it closes the backend itself, and goes on: nobody gets it before its time
             self._desk.loop.call_soon(self._cut)
             self.on_lost(why)
             return None

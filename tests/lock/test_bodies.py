@@ -64,7 +64,7 @@ async def test_entered_again_after_a_loss() -> None:
     """With `on_lost="flag"` a task may take it anew inside: each exit releases its own, errors stay."""
     backend = ar.MemoryBackend()
     lock = ar.Lock("a", ttl=1.0, on_lost="flag", backend=backend)
-    with pytest.raises(ValueError, match="the body's own"):
+    with pytest.raises(ValueError, match="the body's own"):  # noqa: PT012 - the body
         async with lock as first:
             other = await asyncio.create_task(ar.Lock("a", backend=backend).take_over())
             await asyncio.sleep(1)
@@ -118,7 +118,7 @@ async def test_finding_out_by_oneself_cancels_nothing() -> None:
     """`proclaim` on lost leadership raises `LockLost`; no cancel is left for what comes after."""
     backend = ar.MemoryBackend()
     election = ar.LeaderElection("a", ttl=1.0, backend=backend)
-    with pytest.raises(ar.LockLost):
+    with pytest.raises(ar.LockLost):  # noqa: PT012 - the body
         async with election.campaign() as leadership:
             other = ar.LeaderElection("a", backend=backend)
             await leadership._desk.store.take(other._ask_as(other._card("")))
@@ -133,7 +133,7 @@ async def test_who_closes_the_backend_in_his_body_is_cut_off_and_followed_after_
     """It cannot be waited for: its body is cancelled at its next await, and nobody gets in before."""
     backend = ar.MemoryBackend()
     await backend.__aenter__()
-    with pytest.raises(ar.LockLost, match="closed"):
+    with pytest.raises(ar.LockLost, match="closed"):  # noqa: PT012 - the body
         async with ar.Lock("a", ttl=5.0, backend=backend):
             await backend.__aexit__(None, None, None)
             assert await ar.Lock("a", backend=backend).holder() is not None

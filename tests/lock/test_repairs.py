@@ -106,7 +106,7 @@ async def test_a_busy_process_lets_one_that_is_far_away_in(
 
 
 async def test_the_head_start_of_others_grows_until_they_are_there(redis_backend: RedisBackend) -> None:
-    """Sixteen times told and too late: they come first, for twice as long each time; once there, all is as before."""
+    """Sixteen times told and too late: they come first, for twice as long each time, until they are there."""
     desk, line = desk_of(redis_backend, "Lock"), "a"
     for pause in (0.002, 0.004, 0.008):
         assert not desk.others_first(line)
