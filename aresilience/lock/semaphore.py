@@ -19,6 +19,9 @@ from aresilience.lock.machine import Ask, Holder, Kind
 __all__ = ["Semaphore"]
 
 
+_MOST = 2**31 - 1
+
+
 class Semaphore(Leasing):
     """`async with semaphore as lease:` holds one of `permits`, in whatever process.
 
@@ -55,7 +58,7 @@ class Semaphore(Leasing):
             backend=backend,
             listeners=listeners,
         )
-        self._permits = arguments.count("Semaphore: permits", permits)
+        self._permits = arguments.count("Semaphore: permits", permits, most=_MOST)
         self._entered = Entered()
 
     async def acquire(self, timeout: float | timedelta | None = None) -> Lease:

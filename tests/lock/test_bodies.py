@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -208,3 +210,73 @@ async def test_the_error_of_the_body_wins_over_every_error_of_the_release(
 
 def _not_open(_: object) -> Any:
     raise RuntimeError("it is not open")
+
+
+async def test_a_body_that_eats_its_cancel_is_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    """It cannot be stopped, but somebody hears of it; of one that ends in time nobody does."""
+    backend = ar.MemoryBackend()
+
+    async def body(patience: float) -> None:
+        async with ar.Lock("a", ttl=1.0, backend=backend) as lease:
+            asyncio.get_running_loop().call_later(0.1, backend.keeper.lose, lease, "a test")
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                await asyncio.sleep(patience)
+
+    with caplog.at_level(logging.WARNING, "aresilience"):
+        with pytest.raises(ar.LockLost):
+            await asyncio.create_task(body(0.1))
+        await asyncio.sleep(1)
+        assert caplog.records == []
+        with pytest.raises(ar.LockLost):
+            await asyncio.create_task(body(5))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "goes on" in caplog.text
+
+
+def test_a_memory_backend_is_one_loops() -> None:
+    """Used on a second loop while the first runs: an error that says so."""
+    backend, there, over = ar.MemoryBackend(), threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        async with ar.Lock("a", backend=backend):
+            there.set()
+            while not over.is_set():
+                await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=asyncio.run, args=(hold(),))
+    thread.start()
+    there.wait(5)
+    try:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            asyncio.run(ar.Lock("a", backend=backend).acquire())
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_who_waited_on_a_loop_that_is_closed_is_in_nobodys_way() -> None:
+    """Waiters of a loop that ended stay behind in a shared memory: the next loop does not stumble over them."""
+    backend = ar.MemoryBackend()
+
+    async def leave_waiters() -> None:
+        await ar.Lock("a", ttl=0.3, backend=backend).acquire()
+        waiting.extend(
+            asyncio.get_running_loop().create_task(lock.acquire())
+            for lock in (ar.Lock("a", backend=backend), ar.Lock.all("a", "b", backend=backend))
+        )
+        await asyncio.sleep(0.05)
+
+    async def use() -> None:
+        await asyncio.sleep(0.4)
+        async with ar.Lock("a", backend=backend):
+            pass
+
+    waiting: list[asyncio.Task[Any]] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_waiters())
+    for task in waiting:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    asyncio.run(use())
