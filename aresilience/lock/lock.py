@@ -173,7 +173,7 @@ class Lock(Leasing):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._entered.leave().__aexit__(kind, error, traceback)
+        await self._entered.leave(kind).__aexit__(kind, error, traceback)
 
     def __repr__(self) -> str:
         fair = ", fair" if self._fair else ""

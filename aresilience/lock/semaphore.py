@@ -95,7 +95,7 @@ class Semaphore(Leasing):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._entered.leave().__aexit__(kind, error, traceback)
+        await self._entered.leave(kind).__aexit__(kind, error, traceback)
 
     def __repr__(self) -> str:
         return f"<Semaphore {self.name!r} {self._permits} permits, ttl {self.ttl:g} s>"
