@@ -31,23 +31,27 @@ def number(where: str, value: object, allowed: str) -> float:
     return result
 
 
-def duration(where: str, value: float | timedelta, *, zero: bool = False) -> float:
-    """Seconds, greater than 0 (or, with `zero`, at least 0)."""
+def duration(where: str, value: float | timedelta, *, zero: bool = False, most: float = math.inf) -> float:
+    """Seconds, greater than 0 (or, with `zero`, at least 0), and at most `most`."""
     allowed = "a number of seconds " + ("of at least 0" if zero else "greater than 0")
+    if most < math.inf:
+        allowed += f" and at most {most:g}"
     if isinstance(value, timedelta):
         value = value.total_seconds()
     seconds = number(where, value, allowed)
-    if seconds < 0 or (seconds == 0 and not zero):
+    if seconds < 0 or (seconds == 0 and not zero) or seconds > most:
         raise ValueError(f"{where} must be {allowed}, got {value!r}")
     return seconds
 
 
-def count(where: str, value: int, *, least: int = 1) -> int:
-    """A whole number of at least `least`."""
+def count(where: str, value: int, *, least: int = 1, most: int | None = None) -> int:
+    """A whole number of at least `least`, and at most `most`."""
     allowed = f"a whole number of at least {least}"
+    if most is not None:
+        allowed += f" and at most {most}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{where} must be {allowed}, got {value!r} ({type(value).__name__})")
-    if value < least:
+    if value < least or (most is not None and value > most):
         raise ValueError(f"{where} must be {allowed}, got {value!r}")
     return value
 

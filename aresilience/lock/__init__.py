@@ -5,7 +5,8 @@ so many at once (`Semaphore`); many readers or one writer (`ReadWriteLock`); one
 (`LeaderElection`).
 
 Use: `async with ar.Lock("order:42", backend=backend) as lease:`. Just before a side effect `lease.check()`,
-which asks nobody; at the resource `FencedGuard`, with `lease.fence`. By hand `await lock.acquire(timeout=5)`,
+which asks nobody, and in loops too, where a cancel can be eaten (`asyncio.wait_for` before 3.12 does that); at
+the resource `FencedGuard`, with `lease.fence`. By hand `await lock.acquire(timeout=5)`,
 `await lock.try_acquire()`, `await lease.release()`. `Lock.all("a", "b")` takes several, all or none.
 
 Defaults: held for 30 s at a time (leadership 10 s), renewed every third of that; waited for without a limit,
@@ -22,7 +23,8 @@ replica that has it may not be the one that is promoted), `lock_delay` gives the
 at the resource settles it: without a guard a lock is for efficiency, with one for correctness. On Redis the
 fence is the higher of the last one and the server's time in microseconds: it rises over evictions, flushes
 and failovers, as long as the clock of the server that goes on is not behind by more than the way there took.
-In memory it rises while the process lives.
+In memory it rises while the process lives; but without a
+backend what is held is each event loop's own.
 
 There is no quorum over independent servers (Redlock). It still rests on clocks and on pauses that end, as any
 lease does, so it needs the fence all the same; a random token cannot order two holders, and a fence that

@@ -14,6 +14,7 @@ What happens to an `obtain` at each of its awaits:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
@@ -40,6 +41,10 @@ _PAUSE, _LONGEST_PAUSE = 0.002, 1.0
 time. How far away they are nobody here knows."""
 _OTHERS_TOLD = 16
 _MOST_TOLD = 1024
+_DEADLINES = 3
+"""A ttl of so many deadlines outlives one answer that is lost."""
+
+_log = logging.getLogger("aresilience")
 
 
 class Desk:
@@ -50,10 +55,12 @@ class Desk:
         self.keeper = backend.keeper
         self.store = store
         self.lines = Lines()
+        self.deadline = backend.deadline
         self.inside: dict[tuple[Hashable, asyncio.Task[Any]], object] = {}
         """Which tasks hold what, by which lease: asking again would wait for oneself."""
         self.observers: set[Ear] = set()
         """Those who look on without asking."""
+        self._warned = isinstance(store, MemoryLeaseStore)
         self._ears: dict[Hashable, Ear] = {}
         self._told: dict[Hashable, _Told] = {}
         self._asking = 0
@@ -120,6 +127,18 @@ class Desk:
             self.store.release_later(ask)
             raise
         return task.result()  # type: ignore[no-any-return]
+
+    def warn_of(self, ttl: float) -> None:
+        """Say, once, that a single lost answer is the end of a lease that is so short."""
+        if ttl < _DEADLINES * self.deadline and not self._warned:
+            self._warned = True
+            _log.warning(
+                "a ttl of %g s is short for a backend with a deadline of %g s: one lost answer can lose "
+                "the lease; make it %g s, or the deadline shorter",
+                ttl,
+                self.deadline,
+                _DEADLINES * self.deadline,
+            )
 
     def pass_on(self, line: Hashable) -> None:
         """Let the next of this process have the turn."""
@@ -318,9 +337,13 @@ def desk_of(backend: Backend | None, kind: str) -> Desk:
     """The desk of a backend; without one that of the running loop's own memory."""
     where = MemoryBackend.of_this_loop() if backend is None else backend
     loop = asyncio.get_running_loop()
-    return where.local(
-        "lock", lambda: Desk(where, _store_on(where, kind)), until=lambda desk: desk.loop is not loop
-    )
+
+    def is_over(desk: Desk) -> bool:
+        if desk.loop is not loop and desk.loop.is_running():
+            raise RuntimeError(f"{where!r} is in use on another event loop: open one for each loop")
+        return desk.loop is not loop
+
+    return where.local("lock", lambda: Desk(where, _store_on(where, kind)), until=is_over)
 
 
 def _store_on(backend: Backend, kind: str) -> LeaseStore:

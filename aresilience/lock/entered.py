@@ -29,22 +29,26 @@ class Entered:
         self._leases.setdefault(task, []).append(lease)
         return lease
 
-    def leave(self) -> Lease:
-        """The one whose body has ended: the current task's innermost.
+    def leave(self, kind: type[BaseException] | None) -> Lease:
+        """The one whose body has ended, with an error of `kind`: the current task's innermost.
 
-        A generator that is thrown away, or a fixture, ends in another task than it began in: then it is that of a
-        task that has ended, or the only one.
+        A generator that is thrown away, or a fixture, ends in another task than it began in. Then it is that
+        of a task that is over, or, of a generator, the only one. A task that lives may still be in its body,
+        and nobody else releases what it holds.
         """
         task = asyncio.current_task()
         assert task is not None
         if task not in self._leases:
             over = [other for other in self._leases if other.done()]
-            if not over and len(self._leases) != 1:
+            if not over and kind is GeneratorExit and len(self._leases) == 1:
+                over = list(self._leases)
+            if not over:
                 raise RuntimeError(
-                    f"this body began in another task, and {len(self._leases)} tasks are inside: which lease is its "
-                    "own cannot be told; write 'lease = await ….acquire()' and 'async with lease:' there"
+                    f"this task has not entered it, and {len(self._leases)} that live have: whose body has "
+                    "ended cannot be told; where a body ends in another task than it began in, write "
+                    "'lease = await ….acquire()' and 'async with lease:'"
                 )
-            task = over[0] if over else next(iter(self._leases))
+            task = over[-1]
         leases = self._leases[task]
         lease = leases.pop()
         if not leases:

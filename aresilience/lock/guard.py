@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from aresilience import arguments
 from aresilience.backend import Backend, MemoryBackend
@@ -20,6 +20,7 @@ __all__ = ["FencedGuard"]
 
 _WEEK = 7 * 86_400.0
 _HIGHEST = 2**53
+_LONGEST = 3660 * 86_400.0
 
 
 class FencedGuard:
@@ -46,7 +47,7 @@ class FencedGuard:
         self, name: str, *, keep: float | timedelta = _WEEK, backend: Backend | None = None
     ) -> None:
         self.name = arguments.text("FencedGuard: name", name)
-        self._keep = arguments.duration("FencedGuard: keep", keep)
+        self._keep = arguments.duration("FencedGuard: keep", keep, most=_LONGEST)
         if backend is not None and not isinstance(backend, Backend):
             raise TypeError(f"FencedGuard: backend must come from ar.connect(…), got {backend!r}")
         self._backend = backend
@@ -60,7 +61,9 @@ class FencedGuard:
         self._seen = fence
 
     def confirm(self, rows: int, lease: Lease | int) -> None:
-        """Raise `StaleFence` if the guarded statement changed no row."""
+        """Raise `StaleFence` if the guarded statement changed no row; `ValueError` if nobody can tell."""
+        if rows < 0:
+            raise ValueError(f"FencedGuard.confirm: rows must be how many rows were changed, got {rows!r}")
         if rows < 1:
             raise self._stale(_number(lease), None)
 
@@ -74,7 +77,7 @@ class FencedGuard:
             raise TypeError(f"FencedGuard.write: value must be bytes or a string, got {value!r}")
         data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
         fence = _number(lease)
-        seen = await self._store().write(key, data, fence, self._keep)
+        seen = await self._store().write((self.name, key), data, fence, self._keep)
         if seen > fence:
             raise self._stale(fence, seen)
 
@@ -86,9 +89,9 @@ class FencedGuard:
         """
         arguments.text("FencedGuard.read: key", key)
         if lease is None:
-            return await self._store().read(key)
+            return await self._store().read((self.name, key))
         fence = _number(lease)
-        value, seen = await self._store().claim(key, fence, self._keep)
+        value, seen = await self._store().claim((self.name, key), fence, self._keep)
         if seen > fence:
             raise self._stale(fence, seen)
         return value, seen
@@ -97,10 +100,10 @@ class FencedGuard:
         where = self._backend or MemoryBackend.of_this_loop()
         if isinstance(where, MemoryBackend):
             most = where.max_keys
-            return where.shared("guard", self.name, lambda: _Memory(most))
+            return where.shared("guard", "", lambda: _Memory(most))
         from aresilience.lock.guard_redis import RedisGuardStore
 
-        return where.shared("guard", self.name, lambda: RedisGuardStore(where, self.name))
+        return where.shared("guard", "", lambda: RedisGuardStore(where))
 
     def _stale(self, fence: int, seen: int | None) -> StaleFence:
         than = "one that was there before" if seen is None else f"{seen}, which was there before"
@@ -112,16 +115,20 @@ class FencedGuard:
         return f"<FencedGuard {self.name!r}>"
 
 
-class _Store(Protocol):
-    """Where guarded values are: written and checked in one step."""
+_Place: TypeAlias = tuple[str, str]
+"""The name of a guard, and a key."""
 
-    async def write(self, key: str, value: bytes, fence: int, keep: float) -> int:
+
+class _Store(Protocol):
+    """Where the values of all guards are: written and checked in one step."""
+
+    async def write(self, key: _Place, value: bytes, fence: int, keep: float) -> int:
         """The highest fence seen, this one included."""
 
-    async def claim(self, key: str, fence: int, keep: float) -> tuple[bytes | None, int]:
+    async def claim(self, key: _Place, fence: int, keep: float) -> tuple[bytes | None, int]:
         """The value, after noting the fence; and the highest seen."""
 
-    async def read(self, key: str) -> tuple[bytes | None, int]: ...
+    async def read(self, key: _Place) -> tuple[bytes | None, int]: ...
 
 
 class _Memory:
@@ -129,27 +136,27 @@ class _Memory:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._values: OrderedDict[str, tuple[bytes | None, int]] = OrderedDict()
+        self._values: OrderedDict[_Place, tuple[bytes | None, int]] = OrderedDict()
 
-    async def write(self, key: str, value: bytes, fence: int, keep: float) -> int:
+    async def write(self, key: _Place, value: bytes, fence: int, keep: float) -> int:
         seen = self._values.get(key, (None, 0))[1]
         if seen <= fence:
             self._keep(key, value, fence)
         return max(seen, fence)
 
-    async def claim(self, key: str, fence: int, keep: float) -> tuple[bytes | None, int]:
+    async def claim(self, key: _Place, fence: int, keep: float) -> tuple[bytes | None, int]:
         value, seen = self._values.get(key, (None, 0))
         if seen <= fence:
             self._keep(key, value, fence)
         return value, max(seen, fence)
 
-    def _keep(self, key: str, value: bytes | None, fence: int) -> None:
+    def _keep(self, key: _Place, value: bytes | None, fence: int) -> None:
         self._values[key] = (value, fence)
         self._values.move_to_end(key)
         if len(self._values) > self._most:
             self._values.popitem(last=False)
 
-    async def read(self, key: str) -> tuple[bytes | None, int]:
+    async def read(self, key: _Place) -> tuple[bytes | None, int]:
         return self._values.get(key, (None, 0))
 
 

@@ -11,11 +11,12 @@ What happens to a holder at each of its awaits:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from aresilience.backend.leases import Body
+from aresilience.backend.leases import MARGIN, Body
 from aresilience.errors import AresilienceError
 from aresilience.lock.desk import Desk, to_its_end
 from aresilience.lock.facts import LeaseLost, LeaseReleased, LockLost
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Lease"]
 
 _OTHERS_TOLD = 2
+
+_log = logging.getLogger("aresilience")
 
 
 class Lease(HasAsk):
@@ -147,7 +150,9 @@ class Lease(HasAsk):
             self._desk.store.release_later(self.ask)
             self.on_lost(why)
             return None
-        if self._body.is_current:  # it closes the backend itself, and goes on: nobody gets it before its time
+        if (
+            self._body.is_current
+        ):  # it closes the backend itself, and goes on: nobody gets it before its time
             self._desk.loop.call_soon(self._cut)
             self.on_lost(why)
             return None
@@ -156,8 +161,20 @@ class Lease(HasAsk):
         return self._stopped
 
     def _cut(self) -> None:
-        if self._body is not None and self._leasing.cancels:
-            self._body.cut()
+        body = self._body
+        if body is not None and self._leasing.cancels:
+            body.cut()
+            self._desk.loop.call_later(2 * MARGIN * self.ttl, self._goes_on, body)
+
+    def _goes_on(self, body: Body) -> None:
+        """A cancel may be eaten on its way: somebody should know."""
+        if self._body is body and not body.task.done():
+            _log.warning(
+                "the body under fence %d goes on, though its %s was lost: others may hold it by now; ask "
+                "lease.check() in its loops",
+                self.fence,
+                self._leasing.kind,
+            )
 
     async def __aenter__(self) -> Lease:
         if self._body is not None:

@@ -131,6 +131,7 @@ class Leasing:
         """The lease for a grant, kept from now on."""
         desk, ask = lease._desk, lease.ask
         self._keys[ask.kind] = ask.keys
+        desk.warn_of(self.ttl)
         try:
             desk.keeper.keep(lease, grant.sent)
         except NotSent:

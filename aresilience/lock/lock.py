@@ -24,17 +24,26 @@ PLACE = 3_000_000
 """Microseconds for which the place of a waiter that died is kept, where they are served in order."""
 
 
+_LONGEST_DELAY = 30 * 86_400.0
+
+
+def _delay(kind: str, seconds: float | timedelta) -> float:
+    return arguments.duration(f"{kind}: lock_delay", seconds, zero=True, most=_LONGEST_DELAY)
+
+
 class Lock(Leasing):
     """`async with lock as lease:` holds `name`; nobody else does, in any process on the backend.
 
     `ttl`: seconds for which it is held without being confirmed; it is renewed every third of that. `wait`:
     how long to wait for it, in seconds; None: for ever; 0: one try. `fair`: processes are served first come,
-    first served (the tasks of one process always are). `on_lost`: "cancel" cancels the body when it is lost;
+    first served (the tasks of one process always are), if all who use the name ask so: who does not goes
+    before those who wait. `on_lost`: "cancel" cancels the body when it is lost;
     "flag" leaves that to `lease.check()` and `lease.lost`. `lock_delay`: seconds for which nobody gets it
     after it ended without being released. `wait_replicas`: so many replicas must have it within 0.1 s, for
     which all else that this process asks of Redis waits, or `acquire` gives it back and raises `Refused`.
     `owner`: what others can read of who holds it; by default host and process id. `group`: in a Cluster,
-    names of a group live in one slot, so that `Lock.all` can take them together.
+    names of a group live in one slot, so that `Lock.all` can take them together; it is part of the name: a
+    lock of the same name in another group, or in none, is another lock.
 
     Acquiring raises `LockTimeout`, or a `BackendError`. Being lost raises `LockLost` at the end of the body.
     """
@@ -82,8 +91,8 @@ class Lock(Leasing):
             backend=backend,
             listeners=listeners,
         )
-        self._delay = round(arguments.duration(f"{self.kind}: lock_delay", lock_delay, zero=True) * 1e6)
-        self._replicas = arguments.count(f"{self.kind}: wait_replicas", wait_replicas, least=0)
+        self._delay = round(_delay(self.kind, lock_delay) * 1e6)
+        self._replicas = arguments.count(f"{self.kind}: wait_replicas", wait_replicas, least=0, most=1000)
         self._fair = False
         self._entered = Entered()
 
@@ -103,7 +112,8 @@ class Lock(Leasing):
     ) -> Lock:
         """Several names at once, all or none, in one command: nobody holds one while waiting for another.
 
-        It excludes locks of each of the names. In a Cluster they need a common `group`.
+        It excludes locks of each of the names. In a Cluster they need a common `group`. It waits until all are
+        free at once, and has no place in a line: where each is always busy, it can wait for ever.
         """
         for name in names:
             arguments.text("Lock.all: names", name)
@@ -163,7 +173,7 @@ class Lock(Leasing):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._entered.leave().__aexit__(kind, error, traceback)
+        await self._entered.leave(kind).__aexit__(kind, error, traceback)
 
     def __repr__(self) -> str:
         fair = ", fair" if self._fair else ""

@@ -133,7 +133,9 @@ class MemoryLeaseStore:
                 if room.empty:
                     del self._rooms[key]
             if self._lacks(keys):
-                raise Refused(f"{self._most} names are held at once: that is max_keys of the memory backend")
+                raise Refused(
+                    f"{self._most} names are held at once: that is max_keys of the memory backend"
+                )
         rooms = [self._rooms.setdefault(key, Room()) for key in keys]
         for room in rooms:
             room.look(now)

@@ -23,7 +23,8 @@ class ReadWriteLock(Leasing):
 
     Writers come first: while one waits, nobody begins to read, and writers follow each other first come, first
     served; those who read already are waited for. So readers can starve where writers never pause, and writers
-    never do. A writer that died while it waited holds readers up for three seconds at most.
+    never do; but after sixteen writers of one process in a row others have their chance first, readers too. A
+    writer that died while it waited holds readers up for three seconds at most.
 
     The options are those of `Lock`. A task that holds either side and asks for one gets a `RuntimeError`: there
     is no upgrade. The fence of a writer is higher than that of everybody before.

@@ -20,7 +20,7 @@ from struct import Struct
 from typing import Any
 from zlib import crc32
 
-from aresilience.backend.leases import Confirmation, Keeper
+from aresilience.backend.leases import Answer, Confirmation, Keeper
 from aresilience.backend.redis import RedisBackend, Script
 from aresilience.backend.redis.commands import Argument, Batch
 from aresilience.errors import BackendError, ConfigurationError
@@ -52,17 +52,8 @@ class RedisLeaseStore:
         granted: Grant = await self._ride(_Asking(self, ask, _TAKE, False))
         return granted
 
-    async def renew(self, leases: Sequence[HasAsk]) -> Sequence[Confirmation | BackendError | None]:
-        asked = [_Asked(self, lease.ask, _RENEW) for lease in leases]
-        for each in asked:
-            self._ride(each)
-        answers: list[Confirmation | BackendError | None] = []
-        for each in asked:
-            try:
-                answers.append(Confirmation(each.sent) if await each.future else None)
-            except BackendError as error:
-                answers.append(error)
-        return answers
+    async def renew(self, leases: Sequence[HasAsk]) -> Sequence[Answer | asyncio.Future[Answer]]:
+        return [self._ride(_Renewing(self, lease.ask, _RENEW)) for lease in leases]
 
     def release(self, ask: Ask) -> asyncio.Future[int]:
         return self._ride(_Asked(self, ask, _RELEASE, must=True))
@@ -176,6 +167,15 @@ class _Asked:
     def fail(self, error: BackendError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class _Renewing(_Asked):
+    """One that goes on having something."""
+
+    __slots__ = ()
+
+    def answer(self, item: Any) -> None:
+        super().answer(Confirmation(self.sent) if item else None)
 
 
 class _Asking(_Asked):

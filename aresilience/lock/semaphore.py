@@ -19,6 +19,9 @@ from aresilience.lock.machine import Ask, Holder, Kind
 __all__ = ["Semaphore"]
 
 
+_MOST = 2**31 - 1
+
+
 class Semaphore(Leasing):
     """`async with semaphore as lease:` holds one of `permits`, in whatever process.
 
@@ -55,7 +58,7 @@ class Semaphore(Leasing):
             backend=backend,
             listeners=listeners,
         )
-        self._permits = arguments.count("Semaphore: permits", permits)
+        self._permits = arguments.count("Semaphore: permits", permits, most=_MOST)
         self._entered = Entered()
 
     async def acquire(self, timeout: float | timedelta | None = None) -> Lease:
@@ -92,7 +95,7 @@ class Semaphore(Leasing):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._entered.leave().__aexit__(kind, error, traceback)
+        await self._entered.leave(kind).__aexit__(kind, error, traceback)
 
     def __repr__(self) -> str:
         return f"<Semaphore {self.name!r} {self._permits} permits, ttl {self.ttl:g} s>"

@@ -23,8 +23,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from aresilience.backend.leases import Confirmation, Kept
-from aresilience.errors import BackendError
+from aresilience.backend.leases import Answer, Kept
 from aresilience.lock.machine import Ask, Busy, Holder
 
 __all__ = ["Grant", "HasAsk", "LeaseStore", "Uncut", "Wake"]
@@ -62,7 +61,8 @@ class LeaseStore(Protocol):
 
     async def take(self, ask: Ask) -> Grant: ...
 
-    async def renew(self, leases: Sequence[HasAsk]) -> Sequence[Confirmation | BackendError | None]: ...
+    async def renew(self, leases: Sequence[HasAsk]) -> Sequence[Answer | asyncio.Future[Answer]]:
+        """See `Family`: where there are several servers, each answers for itself."""
 
     def release(self, ask: Ask) -> Awaitable[Any]:
         """True if it was held until now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -277,3 +278,29 @@ async def test_a_body_is_cancelled_once_and_a_cancel_of_others_stays_theirs() ->
     await asyncio.wait([both])
     assert told == [True, False]
     assert both.cancelled()
+
+
+async def test_who_is_slow_costs_the_others_nothing() -> None:
+    """A renewal of three leases on two servers, one of which stands still: only its lease is lost."""
+
+    class Far(Ours):
+        async def renew(self, leases: Sequence[Thing]) -> Any:
+            loop = asyncio.get_running_loop()
+            self.asked.append((loop.time(), len(leases)))
+            answers = [loop.create_future() for _ in leases]
+            for lease, answer in zip(leases, answers, strict=True):
+                if lease is slow:
+                    loop.call_later(2.9, answer.set_exception, OutcomeUnknown("no answer"))
+                else:
+                    loop.call_later(0.1, answer.set_result, Confirmation(loop.time()))
+            return answers
+
+    keeper, far = Keeper(), Far()
+    slow, *others = things = [Thing(far, 3.0) for _ in range(3)]
+    for thing in things:
+        keeper.keep(thing, 0.0)
+    await asyncio.sleep(10)
+    assert [at for at, _ in slow.lost] == [2.7]
+    assert [thing.lost for thing in others] == [[], []]
+    await keeper.close(1.0)
+    await keeper.settled(5.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -53,7 +55,7 @@ async def test_which_body_ends_is_not_guessed() -> None:
 
     tasks = [asyncio.create_task(section()) for _ in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(RuntimeError, match="another task"):
+    with pytest.raises(RuntimeError, match="has not entered it"):
         await semaphore.__aexit__(None, None, None)
     leave.set()
     await asyncio.gather(*tasks)
@@ -64,7 +66,7 @@ async def test_entered_again_after_a_loss() -> None:
     """With `on_lost="flag"` a task may take it anew inside: each exit releases its own, errors stay."""
     backend = ar.MemoryBackend()
     lock = ar.Lock("a", ttl=1.0, on_lost="flag", backend=backend)
-    with pytest.raises(ValueError, match="the body's own"):
+    with pytest.raises(ValueError, match="the body's own"):  # noqa: PT012 - the body
         async with lock as first:
             other = await asyncio.create_task(ar.Lock("a", backend=backend).take_over())
             await asyncio.sleep(1)
@@ -118,7 +120,7 @@ async def test_finding_out_by_oneself_cancels_nothing() -> None:
     """`proclaim` on lost leadership raises `LockLost`; no cancel is left for what comes after."""
     backend = ar.MemoryBackend()
     election = ar.LeaderElection("a", ttl=1.0, backend=backend)
-    with pytest.raises(ar.LockLost):
+    with pytest.raises(ar.LockLost):  # noqa: PT012 - the body
         async with election.campaign() as leadership:
             other = ar.LeaderElection("a", backend=backend)
             await leadership._desk.store.take(other._ask_as(other._card("")))
@@ -133,7 +135,7 @@ async def test_who_closes_the_backend_in_his_body_is_cut_off_and_followed_after_
     """It cannot be waited for: its body is cancelled at its next await, and nobody gets in before."""
     backend = ar.MemoryBackend()
     await backend.__aenter__()
-    with pytest.raises(ar.LockLost, match="closed"):
+    with pytest.raises(ar.LockLost, match="closed"):  # noqa: PT012 - the body
         async with ar.Lock("a", ttl=5.0, backend=backend):
             await backend.__aexit__(None, None, None)
             assert await ar.Lock("a", backend=backend).holder() is not None
@@ -208,3 +210,73 @@ async def test_the_error_of_the_body_wins_over_every_error_of_the_release(
 
 def _not_open(_: object) -> Any:
     raise RuntimeError("it is not open")
+
+
+async def test_a_body_that_eats_its_cancel_is_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    """It cannot be stopped, but somebody hears of it; of one that ends in time nobody does."""
+    backend = ar.MemoryBackend()
+
+    async def body(patience: float) -> None:
+        async with ar.Lock("a", ttl=1.0, backend=backend) as lease:
+            asyncio.get_running_loop().call_later(0.1, backend.keeper.lose, lease, "a test")
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                await asyncio.sleep(patience)
+
+    with caplog.at_level(logging.WARNING, "aresilience"):
+        with pytest.raises(ar.LockLost):
+            await asyncio.create_task(body(0.1))
+        await asyncio.sleep(1)
+        assert caplog.records == []
+        with pytest.raises(ar.LockLost):
+            await asyncio.create_task(body(5))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "goes on" in caplog.text
+
+
+def test_a_memory_backend_is_one_loops() -> None:
+    """Used on a second loop while the first runs: an error that says so."""
+    backend, there, over = ar.MemoryBackend(), threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        async with ar.Lock("a", backend=backend):
+            there.set()
+            while not over.is_set():
+                await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=asyncio.run, args=(hold(),))
+    thread.start()
+    there.wait(5)
+    try:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            asyncio.run(ar.Lock("a", backend=backend).acquire())
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_who_waited_on_a_loop_that_is_closed_is_in_nobodys_way() -> None:
+    """Waiters of a loop that ended stay behind in a shared memory: the next loop does not stumble over them."""
+    backend = ar.MemoryBackend()
+
+    async def leave_waiters() -> None:
+        await ar.Lock("a", ttl=0.3, backend=backend).acquire()
+        waiting.extend(
+            asyncio.get_running_loop().create_task(lock.acquire())
+            for lock in (ar.Lock("a", backend=backend), ar.Lock.all("a", "b", backend=backend))
+        )
+        await asyncio.sleep(0.05)
+
+    async def use() -> None:
+        await asyncio.sleep(0.4)
+        async with ar.Lock("a", backend=backend):
+            pass
+
+    waiting: list[asyncio.Task[Any]] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_waiters())
+    for task in waiting:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    asyncio.run(use())

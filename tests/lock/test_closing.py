@@ -78,7 +78,9 @@ async def test_waiters_on_redis_leave_nothing_when_their_backend_closes(
         assert {type(task.exception()) for task in done} == {ar.NotSent}
         await held.release()
         await asyncio.wait_for((await asyncio.wait_for(take(theirs), 1)).release(), 1)
-        assert [key for key in redis_server.command("KEYS", "*") if key.endswith((":queue", ":places"))] == []
+        assert [
+            key for key in redis_server.command("KEYS", "*") if key.endswith((":queue", ":places"))
+        ] == []
 
 
 @pytest.mark.redis

@@ -29,7 +29,7 @@ async def test_redis_py_a_task_releases_the_lock_of_another() -> None:
 
         async def another() -> None:
             assert await lock.try_acquire() is None
-            with pytest.raises(KeyError):
+            with pytest.raises(RuntimeError, match="has not entered it"):
                 await lock.__aexit__(None, None, None)
 
         await asyncio.ensure_future(another())

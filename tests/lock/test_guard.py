@@ -114,6 +114,11 @@ async def test_it_takes_a_lease() -> None:
     [
         (lambda: ar.FencedGuard(""), ValueError),
         (lambda: ar.FencedGuard("a", keep=0), ValueError),
+        (lambda: ar.FencedGuard("a", keep=1e16), ValueError),
+        (lambda: ar.Lock("a", lock_delay=1e16), ValueError),
+        (lambda: ar.Semaphore("a", permits=10**400), ValueError),
+        (lambda: ar.Lock("a", wait_replicas=10**400), ValueError),
+        (lambda: ar.FencedGuard("a").confirm(-1, 1), ValueError),
         (lambda: ar.FencedGuard("a", backend="redis://"), TypeError),  # type: ignore[arg-type]
         (lambda: ar.FencedGuard("a").admit(-1), ValueError),
         (lambda: ar.FencedGuard("a").admit(2**53), ValueError),
@@ -137,3 +142,25 @@ async def test_the_example(
     said = capsys.readouterr().out
     assert said.count("refuses fence") == 2
     assert said.count("by the second worker'") == 2
+
+
+async def many_guards(backend: ar.Backend) -> None:
+    """A guard for each order: one store for all, and each name a world of its own."""
+    for number in range(50):
+        await ar.FencedGuard(f"order:{number}", backend=backend).write("k", str(number), number + 1)
+    assert len(backend._shared) == 1
+    assert await ar.FencedGuard("order:7", backend=backend).read("k") == (b"7", 8)
+
+
+async def test_guards_of_many_names_leave_nothing_in_the_process() -> None:
+    """In memory."""
+    await many_guards(ar.MemoryBackend())
+
+
+@pytest.mark.redis
+@pytest.mark.real_time
+async def test_guards_of_many_names_leave_nothing_in_the_process_on_redis(
+    redis_backend: ar.Backend,
+) -> None:
+    """On Redis."""
+    await many_guards(redis_backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,7 @@ async def test_a_busy_process_lets_one_that_is_far_away_in(
 
 
 async def test_the_head_start_of_others_grows_until_they_are_there(redis_backend: RedisBackend) -> None:
-    """Sixteen times told and too late: they come first, for twice as long each time; once there, all is as before."""
+    """Sixteen times told and too late: they come first, for twice as long each time, until they are there."""
     desk, line = desk_of(redis_backend, "Lock"), "a"
     for pause in (0.002, 0.004, 0.008):
         assert not desk.others_first(line)
@@ -171,3 +172,15 @@ async def test_leaving_under_a_cancelled_scope_costs_no_cpu(
                 began = time.process_time()
         assert time.process_time() - began < 0.25
         assert await lock.holder() is None
+
+
+async def test_a_ttl_that_one_lost_answer_can_end_is_spoken_of_once(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Shorter than three deadlines: a warning, the first time; longer: none."""
+    with caplog.at_level(logging.WARNING, "aresilience"):
+        async with ar.connect(redis_server.url, deadline=1.0) as backend:
+            for ttl, warnings in ((3.0, 0), (2.9, 1), (2.0, 1)):
+                async with ar.Lock("a", ttl=ttl, backend=backend):
+                    pass
+                assert caplog.text.count("is short for a backend") == warnings

@@ -23,6 +23,6 @@ included, and the first that it does after is to say that everything is lost.
 """
 
 from aresilience.backend.leases.body import Body
-from aresilience.backend.leases.keeper import MARGIN, Confirmation, Family, Keeper, Kept
+from aresilience.backend.leases.keeper import MARGIN, Answer, Confirmation, Family, Keeper, Kept
 
-__all__ = ["MARGIN", "Body", "Confirmation", "Family", "Keeper", "Kept"]
+__all__ = ["MARGIN", "Answer", "Body", "Confirmation", "Family", "Keeper", "Kept"]

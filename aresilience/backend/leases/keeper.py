@@ -7,7 +7,8 @@ The contract with those who have it keep something:
   keeper's, never twice at once for a lease.
 - `renew` answers for each lease, in order: a `Confirmation` (its `sent` is when the renewal left), None if
   the store says that it is not ours any more, or the `BackendError` that it met. What it raises holds for
-  all. It ends within the backend's deadline.
+  all. It ends within the backend's deadline. An answer may be a future of one: then each counts when it comes,
+  and who is slow costs the others nothing.
 - A lease is lost when the store says so, or when the last confirmed request was sent ttl·(1 - MARGIN) ago,
   whether or not an answer is still out. Then `kept.on_lost(why)` is called, once, from the loop.
 - `drop(kept)` ends it without a word: it was released, or nobody needs it. An answer that is still on its
@@ -28,13 +29,14 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from aresilience.clock import lease_reader
 from aresilience.errors import BackendError, NotSent
 
-__all__ = ["MARGIN", "Confirmation", "Family", "Keeper", "Kept"]
+__all__ = ["MARGIN", "Answer", "Confirmation", "Family", "Keeper", "Kept"]
 
 MARGIN = 0.1
 """The share of a ttl, before its end, by which a lease that is not confirmed is given up."""
@@ -57,10 +59,13 @@ class Confirmation:
     sent: float
 
 
+Answer: TypeAlias = Confirmation | BackendError | None
+
+
 class Family(Protocol):
     """How leases of one kind are renewed."""
 
-    async def renew(self, leases: Sequence[Any]) -> Sequence[Confirmation | BackendError | None]: ...
+    async def renew(self, leases: Sequence[Any]) -> Sequence[Answer | asyncio.Future[Answer]]: ...
 
 
 class Kept:
@@ -269,23 +274,36 @@ class Keeper:
         self.lose(kept, f"it was not confirmed within {kept.ttl * (1 - MARGIN):g} s")
 
     async def _renew(self, family: Family, leases: list[Kept]) -> None:
-        answers: Sequence[Confirmation | BackendError | None]
+        answers: Sequence[Answer | asyncio.Future[Answer]]
         try:
             answers = await family.renew(leases)
-        except BackendError as error:
-            answers = [error] * len(leases)
-        except Exception as error:  # noqa: BLE001 - logged: a family's mistake must not end the others'
-            _log.exception("renewing leases failed")
-            answers = [BackendError(f"{type(error).__name__} while renewing")] * len(leases)
+        except Exception as error:  # noqa: BLE001 - told, or logged: a mistake must not end the others' renewals
+            answers = [_why_not(error)] * len(leases)
         finally:
             for kept in leases:
                 kept._renewing = False
         now = self.now()
+        late: list[asyncio.Future[Answer]] = []
         for kept, answer in zip(leases, answers, strict=True):
-            if kept.held:
+            if isinstance(answer, asyncio.Future):
+                kept._renewing = True
+                late.append(answer)
+                answer.add_done_callback(partial(self._came, kept))
+            else:
                 self._answered(kept, answer, now)
+        if late:
+            await asyncio.wait(late)
 
-    def _answered(self, kept: Kept, answer: Confirmation | BackendError | None, now: float) -> None:
+    def _came(self, kept: Kept, answer: asyncio.Future[Answer]) -> None:
+        kept._renewing = False
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        self._answered(kept, answer.result() if error is None else _why_not(error), self.now())
+
+    def _answered(self, kept: Kept, answer: Answer, now: float) -> None:
+        if not kept.held:
+            return
         if answer is None:
             self.lose(kept, "the store says that it is not ours any more")
             return
@@ -298,3 +316,11 @@ class Keeper:
             self._expired(kept)
         else:
             self._expect(kept, min(again, kept.ends))
+
+
+def _why_not(error: BaseException) -> BackendError:
+    """The answer that an error is; a family's mistake is logged."""
+    if isinstance(error, BackendError):
+        return error
+    _log.error("renewing leases failed", exc_info=error)
+    return BackendError(f"{type(error).__name__} while renewing")
