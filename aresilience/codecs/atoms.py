@@ -52,7 +52,11 @@ def _exactly(name: str, *kinds: type) -> Callable[[Any], Any]:
 def _finite(value: Any) -> Any:
     if type(value) not in (float, int):
         raise unfit("float", value)
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        raise UnfitError("is larger than any float") from None
+    if not finite:
         raise UnfitError("must be finite: JSON has neither infinity nor NaN")
     return value
 

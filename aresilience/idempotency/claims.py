@@ -51,12 +51,14 @@ class Rules:
 class Held:
     """A claim that is ours. `lease` is None where the store failed and the call runs all the same."""
 
-    __slots__ = ("id", "lease", "work")
+    __slots__ = ("id", "lease", "told", "work")
 
     def __init__(self, ident: str, work: Work, lease: Lease | None) -> None:
         self.id = ident
         self.work = work
         self.lease = lease
+        self.told = False
+        """Whether its end has been told to the store, or is being told."""
 
 
 class Claims:
@@ -122,15 +124,21 @@ class Claims:
 
     async def leave(self, held: Held, ending: Ending, value: bytes = b"") -> bool:
         """End a claim, whatever the store says to it now. False if it was somebody else's by then."""
+        held.told = True
         try:
             sent = self.results.now()
             counts = await self._settle(held, ending, value)
+        except asyncio.CancelledError:
+            raise  # it is told again
         except BackendError as error:
             told = "unprotected" if held.lease is None else "tries again"
             self._degraded(error, told)
             if held.lease is not None:
                 self.aside(self._insist(held, ending, value))
             return True
+        except BaseException:
+            self._dropped(held)
+            raise
         self._dropped(held)
         if counts and ending.kept:
             left = round(self._rules.ttl * 1e6)
@@ -138,6 +146,11 @@ class Claims:
             kept = Standing(answer, held.work.fence, held.work.attempt, 0, left, value)
             self.results.add(held.id, held.work.fingerprint, sent, kept)
         return counts or held.lease is None
+
+    def let_go(self, held: Held) -> None:
+        """Renew no more what nobody will end: the next one finds it abandoned when its lease is over."""
+        if not held.told:
+            self._dropped(held)
 
     def aside(self, work: Coroutine[Any, Any, Any]) -> None:
         """Have something done for which nobody can wait; closing the backend does, for a moment."""
