@@ -199,7 +199,7 @@ class Idempotency(Policy):
         claim: Claim[T] = Claim(self.name, found, key, outer)
         work = self._performer.perform(claim, found, call, codec)
         if self.finishes:
-            return await self._performer.alone(self._backend, work, self._within)
+            return await self._performer.alone(self._backend, found, work, self._within)
         return await work
 
     def _answer(self, standing: Standing, codec: Codec[Any], began: float) -> Any:

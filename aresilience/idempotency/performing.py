@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 from aresilience.backend import Backend
 from aresilience.backend.backend import to_the_end
 from aresilience.codecs import Codec, pack, unpack
+from aresilience.errors import OutcomeUnknown
 from aresilience.events import Event
 from aresilience.idempotency.claim import CURRENT, Claim, reset
 from aresilience.idempotency.claims import Claims, Held
@@ -64,6 +65,7 @@ class Performer:
         self, claim: Claim[Any], held: Held, call: Callable[[], Awaitable[T]], codec: Codec[T]
     ) -> T:
         """Run the work, once, and keep what came of it; the work itself may have said how it ended."""
+        held.begun = True
         outer = CURRENT.set(claim)
         try:
             try:
@@ -96,7 +98,7 @@ class Performer:
             raise RuntimeError(
                 "a reconcile function calls claim.complete(result), returns for the work to be run, or raises"
             )
-        claim.found_out = True
+        claim.found_out = held.knows = True
         return False
 
     async def leave_with(self, held: Held, ending: Ending, value: bytes) -> None:
@@ -150,9 +152,11 @@ class Performer:
             return self._failures.unpack(standing.value)
         return AnswerLost(f"{self._name}: the call with this key was done, but its answer was not kept")
 
-    async def alone(self, backend: Backend, work: Coroutine[Any, Any, T], within: float) -> T:
-        """Await work that goes on if we are cancelled."""
+    async def alone(self, backend: Backend, held: Held, work: Coroutine[Any, Any, T], within: float) -> T:
+        """Await work that goes on if we are cancelled. Raises `OutcomeUnknown` if the backend is closed before
+        it is done."""
         task = backend.finish(work, within=within)
+        task.add_done_callback(lambda _: held.begun or self._never_began(held))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task.add_done_callback(lambda _: _wake(done))
         try:
@@ -160,7 +164,17 @@ class Performer:
         except BaseException:
             task.add_done_callback(self._finished_alone)
             raise
+        if task.cancelled() and task.cancelling():  # not by us, nor by the work itself
+            raise OutcomeUnknown(
+                f"{self._name}: the backend was closed while this was at work; whether it was done is unknown"
+                if held.begun
+                else f"{self._name}: the backend was closed before the call began"
+            )
         return task.result()
+
+    def _never_began(self, held: Held) -> None:
+        """Its task was cancelled before its first step: the claim is taken back."""
+        self.leave_aside(held, Ending.UNDONE, b"")
 
     def _finished_alone(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()
