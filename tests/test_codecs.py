@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pydantic
@@ -179,6 +180,68 @@ def test_without_an_annotation_json_itself_comes_back(value: Any) -> None:
     assert unpack(codec, pack(codec, value)) == value
 
 
+@dataclass
+class Total:
+    """One field is not its constructor's."""
+
+    id: str
+    total: int = field(init=False, default=0)
+
+
+@dataclass
+class Upper:
+    """Its constructor changes a field: once."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        """In capitals."""
+        self.name = self.name.upper()
+
+
+@dataclass
+class Cents:
+    """Its constructor changes a field: each time."""
+
+    cents: int
+
+    def __post_init__(self) -> None:
+        """Of euros."""
+        self.cents = self.cents * 100
+
+
+@dataclass
+class Even:
+    """Its constructor raises what it likes."""
+
+    x: int
+
+    def __post_init__(self) -> None:
+        """Even only."""
+        if self.x % 2:
+            raise LookupError
+
+
+def changed(value: Any, **fields: Any) -> Any:
+    """The value, with other fields than its constructor gave it."""
+    for name, part in fields.items():
+        setattr(value, name, part)
+    return value
+
+
+def test_a_constructor_of_its_own_is_no_hindrance() -> None:
+    """If it makes the same again."""
+    for value in (Total("a"), Upper("a"), Cents(0), Even(2)):
+        codec = codec_for(type(value))
+        assert unpack(codec, pack(codec, value)) == value
+
+
+def test_a_constructor_that_refuses_what_is_stored_is_a_corrupt_state() -> None:
+    """Whatever it raises."""
+    with pytest.raises(CorruptState, match="is no Even: LookupError"):
+        unpack(codec_for(Even), b'json/1 {"x":1}')
+
+
 REFUSED: list[tuple[Any, Any, str]] = [
     (Any, (1, 2), "is tuple, which would not come back"),
     (Any, {1: "x"}, "has a key that is no text, but int"),
@@ -198,6 +261,12 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (tuple[int, int], (1,), "tuple of 2"),
     (bytes, "text", "BytesCodec keeps bytes, got str"),
     (int, 10**5000, "no form in JSON"),
+    (float, 10**400, "larger than any float"),
+    (Note, {}, "has no text"),
+    (Total, changed(Total("a"), total=5), "the same total"),
+    (list[Cents], [Cents(1)], r"\[0\] would not come back with the same cents"),
+    (Even, changed(Even(2), x=3), "is no Even: LookupError"),
+    (time, time(12, tzinfo=ZoneInfo("Europe/Berlin")), "has a zone"),
 ]
 
 
@@ -231,6 +300,8 @@ def test_an_error_never_shows_the_value() -> None:
         (object().__class__.__mro__[0], None),
         (complex, "complex cannot be stored"),
         (tuple, "tuple cannot be stored"),
+        (typing.Tuple, "tuple cannot be stored"),  # noqa: UP006
+        (tuple[int, *tuple[str, ...]], "not unpacked"),
         (typing.Callable, "cannot be stored"),
         ("Receipt", "not resolved"),
         (Initial, "InitVar"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from typing import Literal, TypeAlias
@@ -16,13 +17,15 @@ from aresilience.asgi.keys import Value, settled
 from aresilience.asgi.names import header_name
 from aresilience.asgi.passage import passage
 from aresilience.asgi.problem import Problem, problem_body
-from aresilience.asgi.recording import Recording
+from aresilience.asgi.recording import Recording, without
 from aresilience.asgi.routes import Routes, whole_path
 from aresilience.asgi.types import ASGIApp, Receive, Scope, Send
+from aresilience.codecs import NotStorable
 from aresilience.errors import BackendError
 from aresilience.idempotency import (
     Abandoned,
     AnswerLost,
+    Claim,
     ClaimLost,
     Idempotency,
     InFlight,
@@ -40,6 +43,7 @@ _STREAMS = ("text/event-stream", "application/x-ndjson", "application/jsonl", "a
             "multipart/x-mixed-replace")  # fmt: skip
 _REFUSALS = (InFlight, KeyReused, Abandoned, AnswerLost, ClaimLost, BackendError)
 _MEBI = 1_048_576
+_log = logging.getLogger("aresilience")
 
 
 class IdempotencyMiddleware:
@@ -48,10 +52,10 @@ class IdempotencyMiddleware:
         IdempotencyMiddleware(app, idempotency=ar.Idempotency(name="api", backend=backend),
                               principal=lambda scope: scope["user"].id)         # inside the authentication
 
-    A key belongs to a principal, a method and a path; used again for another query or body it is refused with
-    422. While the first request is at work another one waits, or gets 409 with Retry-After, as `idempotency`
-    says. A bad key gets 400. Replays have `Idempotent-Replayed: true`, the status, the body to the byte, and
-    those headers that are about what was done.
+    A key belongs to a principal, a method and a path; used again for another query or body, or with the path
+    spelt otherwise, it is refused with 422. While the first request is at work another one waits, or gets 409
+    with Retry-After, as `idempotency` says. A bad key gets 400. Replays have `Idempotent-Replayed: true`, the
+    status, the body to the byte, and those headers that are about what was done.
 
     - `principal`: a function of the scope, plain or async. Two clients of one principal share their keys; None
       in its place says that all clients are one. A request for which it returns None is not protected. There is
@@ -59,14 +63,16 @@ class IdempotencyMiddleware:
     - `header`, `longest_key`; `required`: answer 400 to a request without a key. `methods`, `paths`, `exempt`:
       which requests; by default POST and PATCH. Others pass, with a key or without.
     - `replay_headers`: names of headers to send again besides the usual ones; never cookies and the like.
-    - What is stored: statuses from 200 to 499, but for 401, 403, 408, 409, 421, 423, 425, 429 and refusals of
-      this package; after any other the key is free again. `keep(scope, status, headers)` says otherwise, with
-      True or False; so does the application, with a response header `override_header` of "yes" or "no", which
-      is taken off.
+    - What is stored: statuses from 200 to 499, but for 307, 308, 401, 403, 408, 409, 421, 423, 425, 429 and
+      refusals of this package; after any other the key is free again. `keep(scope, status, headers)` says
+      otherwise, with True or False; so does the application, with a response header `override_header` of "yes"
+      or "no", which is taken off. Where `keep` raises, that is logged, and what would have been stored is done
+      without an answer.
     - `max_request`: a longer body is refused with 413, for it cannot be compared.
     - `max_response`: a longer response is passed on as it comes, and not stored; so are streams (`streams`, by
-      content type) and files that the server sends. `on_unkept` says what becomes of the key: "done" (a retry
-      gets 409 and runs nothing) or "release" (it runs again).
+      content type) and files that the server sends. By default 1 MiB, or what `idempotency` keeps if that is
+      less. `on_unkept` says what becomes of the key of these, and of any response that cannot be stored: "done"
+      (a retry gets 409 and runs nothing) or "release" (it runs again).
     - `fingerprint(scope, body)`: bytes that must be the same, instead of query, content type and body.
 
     A client that leaves changes nothing, unless its response is passed on: the request is done, and its
@@ -89,7 +95,7 @@ class IdempotencyMiddleware:
         keep: Keep | None = None,
         override_header: str = "X-Idempotency-Keep",
         max_request: int = _MEBI,
-        max_response: int = _MEBI,
+        max_response: int | None = None,
         streams: Collection[str] = _STREAMS,
         on_unkept: Literal["done", "release"] = "done",
         fingerprint: Callable[[Scope, bytes], bytes] | None = None,
@@ -114,7 +120,7 @@ class IdempotencyMiddleware:
         self._keep = None if keep is None else arguments.plain_function(f"{kind}: keep", keep)
         self._override = header_name(f"{kind}: override_header", override_header).encode("ascii")
         self._max_request = arguments.count(f"{kind}: max_request", max_request, least=0)
-        self._max_response = arguments.count(f"{kind}: max_response", max_response, least=0)
+        self._max_response = _largest(f"{kind}: max_response", max_response, idempotency.max_bytes)
         self._streams = frozenset(stream.lower().encode("latin-1") for stream in streams)
         self._done = on_unkept == "done"
         self._fingerprint = (
@@ -139,7 +145,7 @@ class IdempotencyMiddleware:
             return
         who = None if key is None else await self._who(scope)
         if key is None or who is None:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, without(self._override, send))
             return
         body = await _whole_body(receive, self._max_request)
         if body is None:
@@ -159,19 +165,29 @@ class IdempotencyMiddleware:
     async def _once(
         self, key: tuple[str, ...], body: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        recording = Recording(body, receive, send, limit=self._max_response, streams=self._streams)
+        recording = Recording(
+            body,
+            receive,
+            send,
+            limit=self._max_response,
+            streams=self._streams,
+            override=self._override,
+        )
         request = _Request(self, scope, recording)
         marks = _fingerprint(scope, body) if self._fingerprint is None else self._fingerprint(scope, body)
         try:
             kept = await self.idempotency.once(
-                key, request.run, codec=_CODEC, operation="http", fingerprint=marks
+                key, request.run, codec=_CODEC, operation=_operation(scope), fingerprint=marks
             )
         except _REFUSALS as error:
             if request.raised is error or recording.passes:
                 raise
             await answers_for(scope, self._answers)(error, scope, receive, send)
         else:
-            await (kept.send(send) if request.task is None else recording.answer())
+            if request.task is None:
+                await kept.send(send, head=scope["method"] == "HEAD")
+            else:
+                await recording.answer()
         await request.rest()
 
     async def _who(self, scope: Scope) -> str | None:
@@ -182,29 +198,48 @@ class IdempotencyMiddleware:
         known = value if isinstance(value, str) else await settled(value)
         return None if known is None else _digest(known)
 
-    def keeps(self, scope: Scope, recording: Recording) -> bool:
-        """Whether a whole response is stored. Takes the override off its headers."""
-        said: bool | None = None
-        for name, value in list(recording.headers):
-            if name.lower() == self._override:
-                recording.headers.remove((name, value))
-                said = {b"yes": True, b"no": False}.get(value.strip().lower(), said)
-        status = recording.status or 500
+    def ends(self, claim: Claim[Kept], scope: Scope, recording: Recording) -> Kept:
+        """What is stored of a response; or the claim is told that nothing is."""
+        kept = Kept(recording.status or 500, (), b"")
+        if not recording.whole.is_set():
+            claim.release()
+            return kept
+        try:
+            counts, answers = self._keeps(scope, recording), not recording.passes
+        except Exception:  # noqa: BLE001 - the work is done, and its response is sent all the same
+            _log.exception("IdempotencyMiddleware: keep raised; the response is not kept")
+            if _of_the_moment(scope, recording):
+                claim.release()
+            else:
+                claim.complete_without_answer()
+            return kept
+        if counts and answers:
+            whole = recording.kept(self._names, head=scope["method"] == "HEAD")
+            if self._done or self._storable(whole):
+                return whole
+        if counts and self._done:
+            claim.complete_without_answer()
+        else:
+            claim.release()
+        return kept
+
+    def _keeps(self, scope: Scope, recording: Recording) -> bool:
+        """Whether a whole response counts: it is stored, if it can be."""
+        said = recording.said
         if said is None and self._keep is not None:
-            said = self._keep(scope, status, recording.headers)
-        if said is None:
-            return not (never_kept(status) or passage(scope).refused)
-        return said
+            said = self._keep(scope, recording.status or 500, recording.headers)
+        return not _of_the_moment(scope, recording) if said is None else said
+
+    def _storable(self, kept: Kept) -> bool:
+        try:
+            return len(_CODEC.encode(kept)) <= self.idempotency.max_bytes
+        except NotStorable:
+            return False
 
     @property
     def kept_headers(self) -> frozenset[str]:
         """The names of the headers that are sent again."""
         return self._names
-
-    @property
-    def done_without_answer(self) -> bool:
-        """Whether a response that cannot be kept leaves the key done."""
-        return self._done
 
     def __repr__(self) -> str:
         return f"<IdempotencyMiddleware {self.idempotency!r}>"
@@ -239,22 +274,7 @@ class _Request:
         if not recording.whole.is_set():
             self.raised = None if task.cancelled() else task.exception()
             task.result()
-        return self._ended()
-
-    def _ended(self) -> Kept:
-        middleware, recording, claim = self._middleware, self._recording, current_claim()
-        if recording.passes and middleware.done_without_answer and recording.whole.is_set():
-            if passage(self._scope).refused or never_kept(recording.status or 500):
-                claim.release()
-            else:
-                claim.complete_without_answer()
-        elif (
-            recording.passes or not recording.whole.is_set() or not middleware.keeps(self._scope, recording)
-        ):
-            claim.release()
-        else:
-            return recording.kept(middleware.kept_headers)
-        return Kept(recording.status or 500, (), b"")
+        return self._middleware.ends(current_claim(), self._scope, recording)
 
     async def rest(self) -> None:
         """What the application does after its response: background tasks. Raises what it raises."""
@@ -293,6 +313,27 @@ async def _whole_body(receive: Receive, most: int) -> bytes | None:
         size += len(part)
         if not message.get("more_body", False) or size > most:
             return b"".join(parts)
+
+
+def _largest(where: str, max_response: int | None, max_bytes: int) -> int:
+    if max_response is None:
+        return min(_MEBI, max_bytes)
+    if arguments.count(where, max_response, least=0) > max_bytes:
+        raise ValueError(
+            f"{where} must be at most the max_bytes of the idempotency, {max_bytes}, got {max_response}"
+        )
+    return max_response
+
+
+def _of_the_moment(scope: Scope, recording: Recording) -> bool:
+    return never_kept(recording.status or 500) or passage(scope).refused
+
+
+def _operation(scope: Scope) -> str:
+    """The path as it was written: an application may tell spellings apart that are one path for us."""
+    raw = scope.get("raw_path")
+    path = scope["path"] if raw is None else bytes(raw).partition(b"?")[0].decode("latin-1")
+    return f"http {path}"
 
 
 def _fingerprint(scope: Scope, body: bytes) -> bytes:

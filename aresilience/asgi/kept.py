@@ -30,7 +30,7 @@ _NEVER = frozenset((
 ))  # fmt: skip
 """Those that are about one client, one connection or one moment."""
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_OF_THE_MOMENT = frozenset((401, 403, 408, 409, 421, 423, 425, 429))
+_OF_THE_MOMENT = frozenset((307, 308, 401, 403, 408, 409, 421, 423, 425, 429))
 _REPLAYED = (b"idempotent-replayed", b"true")
 _WITHOUT_BODY = (204, 304)
 
@@ -42,12 +42,15 @@ class Kept:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    length: int | None = None
+    """The content-length of an answer to HEAD, which has no body."""
 
-    async def send(self, send: Send) -> None:
-        """Answer with it, and say that it is a replay."""
+    async def send(self, send: Send, *, head: bool = False) -> None:
+        """Answer with it, and say that it is a replay. `head`: to HEAD."""
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
-        if self.status not in _WITHOUT_BODY:
-            headers.append((b"content-length", b"%d" % len(self.body)))
+        length = self.length if head else len(self.body)
+        if self.status not in _WITHOUT_BODY and length is not None:
+            headers.append((b"content-length", b"%d" % length))
         headers.append(_REPLAYED)
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
@@ -65,15 +68,17 @@ class KeptCodec:
         """The response as bytes."""
         if not _sound(value):
             raise NotStorable("the response has a header that cannot be sent again")
-        head = json.dumps([value.status, value.headers], separators=(",", ":"))
+        parts = [value.status, value.headers, *(() if value.length is None else (value.length,))]
+        head = json.dumps(parts, separators=(",", ":"))
         return head.encode("ascii") + b"\n" + value.body
 
     def decode(self, data: bytes) -> Kept:
         """The response that it was."""
         head, _, body = data.partition(b"\n")
         try:
-            status, headers = json.loads(head)
-            kept = Kept(int(status), tuple((str(name), str(value)) for name, value in headers), body)
+            status, headers, *more = json.loads(head)
+            fields = tuple((str(name), str(value)) for name, value in headers)
+            kept = Kept(int(status), fields, body, int(more[0]) if more else None)
         except (ValueError, TypeError, RecursionError) as error:
             raise CorruptState(f"a stored response is none of ours: {type(error).__name__}") from None
         if not _sound(kept):
@@ -82,7 +87,8 @@ class KeptCodec:
 
 
 def never_kept(status: int) -> bool:
-    """Whether a response with that status is of this moment: asking again may help, so it is not stored."""
+    """Whether a response with that status is of this moment, or sends the request elsewhere: it is not stored,
+    for asking again may help."""
     return status in _OF_THE_MOMENT or not 200 <= status < 500
 
 

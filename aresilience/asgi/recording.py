@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
-from aresilience.asgi.kept import Kept
+from aresilience.asgi.kept import Headers, Kept
 from aresilience.asgi.types import Message, Receive, Send
 
-__all__ = ["Recording"]
+__all__ = ["Recording", "taken_off", "without"]
 
 _BODIES = ("http.response.pathsend", "http.response.zerocopysend")
 
@@ -25,6 +25,7 @@ class Recording:
         "_body",
         "_left",
         "_limit",
+        "_override",
         "_parts",
         "_receive",
         "_send",
@@ -32,23 +33,34 @@ class Recording:
         "_streams",
         "headers",
         "passes",
+        "said",
         "status",
         "whole",
     )
 
     def __init__(
-        self, body: bytes, receive: Receive, send: Send, *, limit: int, streams: Collection[bytes]
+        self,
+        body: bytes,
+        receive: Receive,
+        send: Send,
+        *,
+        limit: int,
+        streams: Collection[bytes],
+        override: bytes,
     ) -> None:
         self._body: bytes | None = body
         self._receive = receive
         self._send = send
         self._limit = limit
         self._streams = streams
+        self._override = override
         self._parts: list[bytes] = []
         self._size = 0
         self._left = asyncio.Event()
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
+        self.said: bool | None = None
+        """What the application says about keeping it, if it does."""
         self.passes = False
         """Whether it is passed on as it comes, and cannot be kept."""
         self.whole = asyncio.Event()
@@ -77,9 +89,9 @@ class Recording:
             await self._pass(message)
         elif kind == "http.response.start":
             self.status = message["status"]
-            self.headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+            self.headers, self.said = taken_off(message.get("headers", ()), self._override)
             if message.get("trailers") or self._is_stream():
-                await self._let_go(message)
+                await self._let_go({**message, "headers": self.headers})
         elif kind == "http.response.body":
             await self._take(message)
         elif kind in _BODIES:
@@ -88,15 +100,17 @@ class Recording:
         else:
             await self._send(message)  # nothing of the response itself: an early hint, a push
 
-    def kept(self, names: Collection[str]) -> Kept:
-        """What is to be stored of it."""
+    def kept(self, names: Collection[str], *, head: bool = False) -> Kept:
+        """What is to be stored of it. `head`: it answers a HEAD, and its length is that of another answer."""
         assert self.status is not None
+        lengths = [value for name, value in self.headers if name.lower() == b"content-length"]
+        length = int(lengths[0]) if head and lengths and lengths[0].isdigit() else None
         headers = tuple(
             (name.lower().decode("latin-1"), value.decode("latin-1"))
             for name, value in self.headers
             if name.lower().decode("latin-1") in names
         )
-        return Kept(self.status, headers, self.body)
+        return Kept(self.status, headers, self.body, length)
 
     async def answer(self) -> None:
         """Send what is held, as it was: also if the application did not end it."""
@@ -139,3 +153,26 @@ class Recording:
             if name.lower() == b"content-type":
                 return value.split(b";")[0].strip().lower() in self._streams
         return False
+
+
+def taken_off(headers: Headers, override: bytes) -> tuple[list[tuple[bytes, bytes]], bool | None]:
+    """Headers without the override, and what that says: "yes", "no", or nothing."""
+    rest: list[tuple[bytes, bytes]] = []
+    said: bool | None = None
+    for name, value in headers:
+        if name.lower() == override:
+            said = {b"yes": True, b"no": False}.get(bytes(value).strip().lower(), said)
+        else:
+            rest.append((bytes(name), bytes(value)))
+    return rest, said
+
+
+def without(override: bytes, send: Send) -> Send:
+    """For a response of which nothing is kept: sent as it is, but for the override."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": taken_off(message.get("headers", ()), override)[0]}
+        await send(message)
+
+    return sending

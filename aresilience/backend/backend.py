@@ -105,6 +105,9 @@ class Backend(ABC):
             for task in late:
                 task.cancel()
             await asyncio.wait(late, timeout=4 * self.deadline)
+            begun = {task for task in self._finishing if task.get_loop() is loop} - late
+            if begun:  # what those began when they were cancelled
+                await asyncio.wait(begun, timeout=self.deadline)
 
     @abstractmethod
     async def ping(self) -> float:

@@ -52,7 +52,11 @@ def _exactly(name: str, *kinds: type) -> Callable[[Any], Any]:
 def _finite(value: Any) -> Any:
     if type(value) not in (float, int):
         raise unfit("float", value)
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        raise UnfitError("is larger than any float") from None
+    if not finite:
         raise UnfitError("must be finite: JSON has neither infinity nor NaN")
     return value
 
@@ -111,6 +115,12 @@ def _b64(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
+def _time(value: time) -> str:
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise UnfitError("has a zone whose offset depends on the day: it would come back without it")
+    return value.isoformat()
+
+
 def _interval(value: Any) -> list[int]:
     if type(value) is not timedelta:
         raise unfit("timedelta", value)
@@ -136,7 +146,7 @@ ATOMS: dict[Any, Shape] = {
     str: Shape(_exactly("str", str), _exactly("str", str), "str"),
     datetime: _text("datetime", datetime, datetime.isoformat, datetime.fromisoformat),
     date: _text("date", date, date.isoformat, date.fromisoformat),
-    time: _text("time", time, time.isoformat, time.fromisoformat),
+    time: _text("time", time, _time, time.fromisoformat),
     UUID: _text("UUID", UUID, str, UUID),
     Decimal: _text("Decimal", Decimal, str, Decimal),
     bytes: _text("bytes", bytes, lambda value: base64.b64encode(value).decode("ascii"), _b64),

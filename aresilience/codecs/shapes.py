@@ -17,7 +17,7 @@
 
 A dataclass or TypedDict may gain fields with defaults, and lose fields: what is stored and not known is left
 out, what is missing has its default. A subclass in place of the annotated class is refused: it would come back
-as something else.
+as something else. So is a dataclass that its own constructor would not make again as it is.
 """
 
 from __future__ import annotations
@@ -63,6 +63,10 @@ class _Maker:
         if isinstance(annotation, typing.NewType):
             return self.make(annotation.__supertype__)
         origin = typing.get_origin(annotation)
+        if origin is typing.Unpack or getattr(annotation, "__unpacked__", False) is True:
+            raise TypeError(
+                "a tuple of a length that varies can be stored as tuple[X, ...], and not unpacked"
+            )
         if origin is typing.Annotated or origin in (typing.Required, typing.NotRequired):
             return self.make(typing.get_args(annotation)[0])
         if hasattr(annotation, "__value__"):  # type X = …, of Python 3.12
@@ -90,7 +94,7 @@ class _Maker:
         if kind in _MAPPINGS:
             key, value = (self.make(arg) for arg in args or (str, Any))
             return _mapping(key, value, pairs=bool(args) and args[0] is not str)
-        if kind is tuple and annotation is not tuple:
+        if kind is tuple and annotation not in (tuple, typing.Tuple):  # noqa: UP006
             if args and args[-1] is Ellipsis:
                 return self._sequence(tuple, self.make(args[0]))
             return self._tuple([self.make(arg) for arg in args])
@@ -182,6 +186,7 @@ def _record(cls: Any, fields: dict[str, Shape], required: set[str]) -> Shape:
     """An object of fields, which are filled in later: a type may contain itself."""
     name, is_dict = cls.__name__, typing.is_typeddict(cls)
     kind = dict if is_dict else cls
+    makes_itself = dataclasses.is_dataclass(cls) and _makes_itself(cls)
 
     def dump(value: Any) -> dict[str, Any]:
         if type(value) is not kind:
@@ -189,8 +194,13 @@ def _record(cls: Any, fields: dict[str, Shape], required: set[str]) -> Shape:
         if is_dict:
             if unknown := next((key for key in value if key not in fields), None):
                 raise UnfitError(f"has {unknown!r}, which {name} has not")
+            if missing := required - value.keys():
+                raise UnfitError(f"has no {min(missing)}")
             return {key: stepped(f".{key}", fields[key].dump, part) for key, part in value.items()}
-        return {key: stepped(f".{key}", shape.dump, getattr(value, key)) for key, shape in fields.items()}
+        plain = {key: stepped(f".{key}", shape.dump, getattr(value, key)) for key, shape in fields.items()}
+        if makes_itself:
+            _made_again(value, load(plain), fields, plain)
+        return plain
 
     def load(value: Any) -> Any:
         if type(value) is not dict:
@@ -204,8 +214,26 @@ def _record(cls: Any, fields: dict[str, Shape], required: set[str]) -> Shape:
             return kind(**found)
         except TypeError as error:
             raise UnfitError(f"is no {name}: {error}") from error
+        except Exception as error:
+            raise UnfitError(f"is no {name}: {type(error).__name__}") from error
 
     return Shape(dump, load, name)
+
+
+def _makes_itself(cls: Any) -> bool:
+    """Whether a dataclass is more than the fields that its constructor is given."""
+    own = vars(cls)
+    ours = "__dataclass_params__" in own and own["__dataclass_params__"].init
+    return not ours or hasattr(cls, "__post_init__") or not all(f.init for f in dataclasses.fields(cls))
+
+
+def _made_again(value: Any, again: Any, fields: dict[str, Shape], plain: dict[str, Any]) -> None:
+    """Raise if what was made of its fields is not what it was."""
+    for field in dataclasses.fields(value):
+        name, shape = field.name, fields.get(field.name)
+        one, other = getattr(value, name, None), getattr(again, name, None)
+        if (shape.dump(other) != plain[name]) if shape else (type(one) is not type(other) or one != other):
+            raise UnfitError(f"would not come back with the same {name}: its constructor makes another")
 
 
 def _enum(cls: type[enum.Enum]) -> Shape:

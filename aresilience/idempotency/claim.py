@@ -100,7 +100,11 @@ class Claim(Generic[T]):
         self._end(Ending.LOST)
 
     def release(self) -> None:
-        """Nothing was done: the next call with this key runs."""
+        """Nothing was done: the next call with this key runs.
+
+        Where this is not the first attempt, and no reconcile function found out about the one before, the next
+        call is another attempt: it does what `on_abandoned` says.
+        """
         self._end(Ending.RELEASED)
 
     def abandon(self) -> None:

@@ -51,12 +51,19 @@ class Rules:
 class Held:
     """A claim that is ours. `lease` is None where the store failed and the call runs all the same."""
 
-    __slots__ = ("id", "lease", "work")
+    __slots__ = ("begun", "id", "insists", "knows", "lease", "told", "work")
 
-    def __init__(self, ident: str, work: Work, lease: Lease | None) -> None:
+    def __init__(self, ident: str, work: Work, lease: Lease | None, *, insists: bool = True) -> None:
         self.id = ident
         self.work = work
         self.lease = lease
+        self.insists = insists
+        """Whether the store may know of it, and is to be told its end until it has heard."""
+        self.knows = work.attempt == 1
+        """Whether no earlier attempt is left of which nobody knows what became."""
+        self.begun = False
+        self.told = False
+        """Whether its end has been told to the store, or is being told."""
 
 
 class Claims:
@@ -92,7 +99,7 @@ class Claims:
         try:
             while True:
                 ask = self._ask(fingerprint)
-                sent, sent_here = self._backend.keeper.now(), self.results.now()
+                sent, asked = self._backend.keeper.now(), self.results.asks()
                 try:
                     standing = await store.claim(ident, ask)
                 except (asyncio.CancelledError, GeneratorExit):
@@ -104,7 +111,7 @@ class Claims:
                     return self._taken(ident, ask, standing, sent)
                 self._refused(standing)
                 if standing.answer is not Answer.RUNNING:
-                    self.results.add(ident, fingerprint, sent_here, standing)
+                    self.results.add(ident, fingerprint, asked, standing)
                     return standing
                 ends = ends or self._patience()
                 left = ends - asyncio.get_running_loop().time()
@@ -122,22 +129,35 @@ class Claims:
 
     async def leave(self, held: Held, ending: Ending, value: bytes = b"") -> bool:
         """End a claim, whatever the store says to it now. False if it was somebody else's by then."""
+        held.told = True
+        if ending is Ending.RELEASED and not held.knows:
+            ending = Ending.UNDONE  # what became of the attempt before this one is as unknown as it was
         try:
-            sent = self.results.now()
+            asked = self.results.asks()
             counts = await self._settle(held, ending, value)
+        except asyncio.CancelledError:
+            raise  # it is told again
         except BackendError as error:
-            told = "unprotected" if held.lease is None else "tries again"
+            told = "tries again" if held.insists else "unprotected"
             self._degraded(error, told)
-            if held.lease is not None:
+            if held.insists:
                 self.aside(self._insist(held, ending, value))
             return True
+        except BaseException:
+            self._dropped(held)
+            raise
         self._dropped(held)
         if counts and ending.kept:
             left = round(self._rules.ttl * 1e6)
             answer = Answer[ending.name]
             kept = Standing(answer, held.work.fence, held.work.attempt, 0, left, value)
-            self.results.add(held.id, held.work.fingerprint, sent, kept)
+            self.results.add(held.id, held.work.fingerprint, asked, kept)
         return counts or held.lease is None
+
+    def let_go(self, held: Held) -> None:
+        """Renew no more what nobody will end: the next one finds it abandoned when its lease is over."""
+        if not held.told:
+            self._dropped(held)
 
     def aside(self, work: Coroutine[Any, Any, Any]) -> None:
         """Have something done for which nobody can wait; closing the backend does, for a moment."""
@@ -150,7 +170,10 @@ class Claims:
     async def forget(self, ident: str) -> bool:
         """Remove the record."""
         self.results.drop(ident)
-        return await self._store.forget(ident)
+        try:
+            return await self._store.forget(ident)
+        finally:
+            self.results.drop(ident)  # what was answered meanwhile
 
     async def opened(self) -> list[tuple[str, Standing]]:
         """What is running or abandoned."""
@@ -198,18 +221,19 @@ class Claims:
 
     def _without_store(self, ident: str, ask: Ask, error: BackendError, *, another: bool) -> Held:
         """The claim failed, or may have. Where another one is known to be at work nothing runs unprotected."""
-        held = self._unheld(ident, ask)
+        unknown = isinstance(error, OutcomeUnknown)
+        held = self._unheld(ident, ask, insists=unknown)
         if self._rules.runs_without_store and not another:
             self._degraded(error, "ran unprotected")
             return held
         self._degraded(error, "raised")
-        if isinstance(error, OutcomeUnknown):
+        if unknown:
             self._take_back(held, at_once=False)
         raise error
 
     @staticmethod
-    def _unheld(ident: str, ask: Ask) -> Held:
-        return Held(ident, Work(ask.token, ask.fingerprint, 0, 0), None)
+    def _unheld(ident: str, ask: Ask, *, insists: bool = True) -> Held:
+        return Held(ident, Work(ask.token, ask.fingerprint, 0, 0), None, insists=insists)
 
     def _take_back(self, held: Held, *, at_once: bool) -> None:
         """A claim of which nobody knows whether it was granted, and which nobody wants any more."""

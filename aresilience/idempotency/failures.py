@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from aresilience.codecs import Codec, JsonCodec, NotStorable, pack, unpack
@@ -37,16 +37,17 @@ class _Arguments:
     def encode(self, value: Exception) -> bytes:
         """Its arguments, if it can be made of them again."""
         data = _PLAIN.encode(list(value.args))
-        again = self.decode(data)
-        if (again.args, str(again), _facts(again)) != (value.args, str(value), _facts(value)):
-            raise NotStorable(f"{self._kind.__name__} would not come back as it is: pass a codec for it")
+        _checked(
+            self._kind,
+            lambda: _all_of(self.decode(data)) == _all_of(value),
+        )
         return data
 
     def decode(self, data: bytes) -> Exception:
         """Made anew."""
         try:
             return self._kind(*json.loads(data))
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # whatever a constructor raises that is given what it does not expect
             raise NotStorable(
                 f"{self._kind.__name__} cannot be made of its arguments: pass a codec for it"
             ) from error
@@ -67,8 +68,7 @@ class _Fields:
     def encode(self, value: Exception) -> bytes:
         """Its fields."""
         data = b"%d:%s" % (len(value.args), self._json.encode(value))
-        if self.decode(data).args != value.args:
-            raise NotStorable(f"{self._kind.__name__} would not come back as it is: pass a codec for it")
+        _checked(self._kind, lambda: self.decode(data).args == value.args)
         return data
 
     def decode(self, data: bytes) -> Exception:
@@ -78,6 +78,21 @@ class _Fields:
         names = [field.name for field in dataclasses.fields(error) if field.init]  # type: ignore[arg-type]
         error.args = tuple(getattr(error, name) for name in names[: int(count) if count.isdigit() else 0])
         return error
+
+
+def _checked(kind: type[Exception], same: Callable[[], bool]) -> None:
+    """Raise `NotStorable` if an error, made anew, is another one, or cannot be made."""
+    reason: Exception | None = None
+    try:
+        if same():
+            return
+    except Exception as error:  # noqa: BLE001
+        reason = error
+    raise NotStorable(f"{kind.__name__} would not come back as it is: pass a codec for it") from reason
+
+
+def _all_of(error: Exception) -> tuple[tuple[Any, ...], str, dict[str, Any]]:
+    return error.args, str(error), _facts(error)
 
 
 def _facts(error: Exception) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Fingerprints: what tells two pieces of work apart that came with the same key. And the ids of keys.
 
-A fingerprint is "1:" and a digest, where 1 is the version of what follows here. Two of different versions
+A fingerprint is "2:" and a digest, where 2 is the version of what follows here. Two of different versions
 cannot be compared, and are taken for the same.
 """
 
@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -18,7 +19,7 @@ from uuid import UUID
 
 __all__ = ["Key", "derived", "fingerprint_of", "record_id"]
 
-_VERSION = "1"
+_VERSION = "2"
 _LONGEST = 65_536
 
 Key: TypeAlias = "str | int | UUID | tuple[str | int | UUID, ...]"
@@ -36,10 +37,14 @@ def record_id(name: str, key: Key) -> str:
 def fingerprint_of(operation: str, content: object) -> str:
     """The fingerprint of an operation and what it is called with: bytes, or what JSON and dataclasses can hold.
 
-    None is no content: the operation alone. Raises `TypeError` for what has no one form.
+    None is no content: the operation alone. Equal numbers are the same, 1 and 1.0, and so are equal decimals.
+    Raises `TypeError` for what has no one form, `ValueError` for a number that is none.
     """
-    data = content if isinstance(content, bytes) else _canonical(content)
-    return f"{_VERSION}:{_digest(operation, data)}"
+    if content is None:
+        return f"{_VERSION}:{_digest(operation, 'none', b'')}"
+    if isinstance(content, bytes):
+        return f"{_VERSION}:{_digest(operation, 'bytes', content)}"
+    return f"{_VERSION}:{_digest(operation, 'json', _canonical(content))}"
 
 
 def derived(name: str, ident: str, fingerprint: str, label: str) -> str:
@@ -72,8 +77,6 @@ def _text(part: object) -> str:
 
 def _canonical(content: object) -> str:
     """One text for equal contents, whatever the order of their dicts."""
-    if content is None:
-        return ""
     try:
         return json.dumps(_plain(content), sort_keys=True, separators=(",", ":"))
     except RecursionError:
@@ -81,30 +84,49 @@ def _canonical(content: object) -> str:
 
 
 def _plain(value: object) -> Any:
+    """What JSON has. All that is more than text, a number or an object is a list that begins with its kind."""
     kind = type(value)
-    if value is None or kind in (str, bool, int, float):
+    if value is None or kind in (str, bool):
         return value
     if isinstance(value, enum.Enum):
-        return [kind.__qualname__, value.name]
+        return ["enum", kind.__qualname__, value.name]
     if isinstance(value, str):  # a subclass: as what it is
         return str.__str__(value)
+    if isinstance(value, int | float | Decimal):
+        return _number(value)
     if isinstance(value, bytes):
         return ["bytes", value.hex()]
-    if isinstance(value, UUID | Decimal | date | time | timedelta):
-        return [kind.__qualname__, str(value)]
+    if isinstance(value, UUID | date | time | timedelta):
+        return ["atom", kind.__qualname__, str(value)]
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return ["list", *(_plain(item) for item in value)]
     if isinstance(value, Mapping):
         return {_key(key): _plain(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return [kind.__qualname__, _plain(fields)]
+        return ["fields", kind.__qualname__, _plain(fields)]
     dumped = getattr(value, "model_dump", None)
     if callable(dumped):  # a pydantic model
-        return [kind.__qualname__, _plain(dumped(mode="json"))]
+        return ["fields", kind.__qualname__, _plain(dumped(mode="json"))]
     raise TypeError(
         f"a fingerprint cannot be made of {kind.__name__}: pass bytes, or what JSON and dataclasses can hold"
     )
+
+
+def _number(value: float | Decimal) -> Any:
+    """One form for equal numbers of a kind; whole floats are whole numbers."""
+    if isinstance(value, int):
+        return ["int", hex(value)]  # of any size
+    if not (value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)):
+        raise ValueError("a fingerprint cannot be made of a number that is infinite, or none (NaN)")
+    if isinstance(value, float):
+        return ["int", hex(int(value))] if value.is_integer() else ["float", value.hex()]
+    sign, digits, exponent = value.as_tuple()
+    text = "".join(map(str, digits)).lstrip("0")
+    shown = text.rstrip("0")
+    if not shown:
+        return ["decimal", "0"]
+    return ["decimal", f"{'-' * sign}{shown}e{int(exponent) + len(text) - len(shown)}"]
 
 
 def _key(key: object) -> str:

@@ -72,6 +72,7 @@ class Idempotency(Policy):
         "_rules",
         "_within",
         "finishes",
+        "max_bytes",
     )
 
     layer = Layer.IDEMPOTENCY
@@ -135,6 +136,8 @@ class Idempotency(Policy):
             LocalResults(arguments.count(f"{kind}: cache", cache, least=0)),
             self._tell,
         )
+        self.max_bytes = arguments.count(f"{kind}: max_bytes", max_bytes)
+        """The largest result that is kept."""
         self._performer = Performer(
             self.name,
             self._claims,
@@ -142,7 +145,7 @@ class Idempotency(Policy):
             unknown=ErrorMatcher(f"{kind}: unknown_errors", unknown_errors, neutral=True),
             releases=on_cancel == "release",
             reconcile=reconcile,
-            max_bytes=arguments.count(f"{kind}: max_bytes", max_bytes),
+            max_bytes=self.max_bytes,
             tell=self._tell,
         )
 
@@ -199,7 +202,7 @@ class Idempotency(Policy):
         claim: Claim[T] = Claim(self.name, found, key, outer)
         work = self._performer.perform(claim, found, call, codec)
         if self.finishes:
-            return await self._performer.alone(self._backend, work, self._within)
+            return await self._performer.alone(self._backend, found, work, self._within)
         return await work
 
     def _answer(self, standing: Standing, codec: Codec[Any], began: float) -> Any:

@@ -31,6 +31,7 @@ class Claiming(Generic[T]):
         "_claim",
         "_claims",
         "_codec",
+        "_entered",
         "_fingerprint",
         "_held",
         "_id",
@@ -59,13 +60,15 @@ class Claiming(Generic[T]):
         self._codec = codec
         self._key = key
         self._answer = answer
+        self._entered = False
         self._held: Held | None = None
         self._claim: Claim[T] | None = None
         self._outer: Token[Claim[Any] | None] | None = None
 
     async def __aenter__(self) -> Claim[T]:
-        if self._claim is not None:
+        if self._entered:
             raise RuntimeError("a claim is entered once: write idem.claim(…) each time")
+        self._entered = True
         outer = ids_around()
         found = await self._claims.enter(self._id, self._fingerprint, outer)
         if isinstance(found, Standing):
@@ -74,19 +77,15 @@ class Claiming(Generic[T]):
         claim: Claim[T] = Claim(self._name, found, self._key, outer)
         self._outer = CURRENT.set(claim)
         try:
-            done = await self._performer.reconciled(claim, found)
-            if done:
-                await self._end(found, claim)
-        except BaseException as error:
+            if not await self._reconciled(found, claim):
+                self._claim, self._held = claim, found
+                return claim
             reset(self._outer)
-            if claim.ending is None:
-                await self._performer.leave_by(found, error, found_out=claim.found_out)
+            await self._end(found, claim)
+        except BaseException:
+            self._claims.let_go(found)
             raise
-        if done:
-            reset(self._outer)
-            self._claim = Claim.answered(self._name, self._key, claim.given)
-        else:
-            self._claim, self._held = claim, found
+        self._claim = Claim.answered(self._name, self._key, claim.given)
         return self._claim
 
     async def __aexit__(
@@ -99,17 +98,27 @@ class Claiming(Generic[T]):
         if held is None or claim is None or self._outer is None:
             return
         reset(self._outer)
-        if claim.ending is None:
-            await self._left_without_a_word(held, error)
-        elif error is None:
-            await self._end(held, claim)
-        else:
-            await self._performer.leave_after(held, *self._performer.said(claim, self._codec), error)
+        try:
+            if error is not None:
+                await self._performer.leave_by(held, claim, self._codec, error)
+            elif claim.ending is not None:
+                await self._end(held, claim)
+            else:
+                await self._left_without_a_word(held)
+        finally:
+            self._claims.let_go(held)
 
-    async def _left_without_a_word(self, held: Held, error: BaseException | None) -> None:
-        if error is not None:
-            await self._performer.leave_by(held, error)
-            return
+    async def _reconciled(self, held: Held, claim: Claim[T]) -> bool:
+        """Whether it turns out to be done; ended if that cannot be found out."""
+        try:
+            return await self._performer.reconciled(claim, held)
+        except BaseException as error:
+            if self._outer is not None:
+                reset(self._outer)
+            await self._performer.leave_by(held, claim, self._codec, error)
+            raise
+
+    async def _left_without_a_word(self, held: Held) -> None:
         await self._performer.leave_with(held, Ending.ABANDONED, b"")
         raise RuntimeError(
             "the body of a claim must say how it ended: claim.complete(result), or claim.release() if nothing "

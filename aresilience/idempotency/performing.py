@@ -8,7 +8,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from aresilience.backend import Backend
 from aresilience.backend.backend import to_the_end
-from aresilience.codecs import Codec, NotStorable, pack, unpack
+from aresilience.codecs import Codec, pack, unpack
+from aresilience.errors import OutcomeUnknown
 from aresilience.events import Event
 from aresilience.idempotency.claim import CURRENT, Claim, reset
 from aresilience.idempotency.claims import Claims, Held
@@ -64,24 +65,25 @@ class Performer:
         self, claim: Claim[Any], held: Held, call: Callable[[], Awaitable[T]], codec: Codec[T]
     ) -> T:
         """Run the work, once, and keep what came of it; the work itself may have said how it ended."""
+        held.begun = True
         outer = CURRENT.set(claim)
         try:
-            if await self.reconciled(claim, held):
-                result: T = claim.given
-            else:
-                result = await call()
-        except BaseException as error:
+            try:
+                if await self.reconciled(claim, held):
+                    result: T = claim.given
+                else:
+                    result = await call()
+            except BaseException as error:
+                await self.leave_by(held, claim, codec, error)
+                raise
+            finally:
+                reset(outer)
             if claim.ending is None:
-                await self.leave_by(held, error, found_out=claim.found_out)
-            else:
-                await self.leave_after(held, *self.said(claim, codec), error)
-            raise
+                claim.complete(result)
+            await self.leave_with(held, *self.said(claim, codec))
+            return result
         finally:
-            reset(outer)
-        if claim.ending is None:
-            claim.complete(result)
-        await self.leave_with(held, *self.said(claim, codec))
-        return result
+            self._claims.let_go(held)
 
     async def reconciled(self, claim: Claim[Any], held: Held) -> bool:
         """Whether work that was taken over turns out to be done: then the claim has its result."""
@@ -96,7 +98,7 @@ class Performer:
             raise RuntimeError(
                 "a reconcile function calls claim.complete(result), returns for the work to be run, or raises"
             )
-        claim.found_out = True
+        claim.found_out = held.knows = True
         return False
 
     async def leave_with(self, held: Held, ending: Ending, value: bytes) -> None:
@@ -104,19 +106,21 @@ class Performer:
         if not await self._surely(held, ending, value):
             raise ClaimLost(f"{self._name}: another call took this one over, and this result was not kept")
 
-    async def leave_by(self, held: Held, error: BaseException, *, found_out: bool = True) -> None:
-        """End a claim whose work raised, or which nobody found out about."""
-        ending, value = self._judged(error) if found_out else (Ending.ABANDONED, b"")
-        await self.leave_after(held, ending, value, error)
-
-    async def leave_after(self, held: Held, ending: Ending, value: bytes, error: BaseException) -> None:
-        """End a claim after an error, which stays the one that is raised."""
+    async def leave_by(
+        self, held: Held, claim: Claim[Any], codec: Codec[Any], error: BaseException
+    ) -> None:
+        """End a claim after an error, which stays the one that is raised: as the work said before that it ends,
+        else by the error, unless nobody found out what became of an earlier attempt."""
+        if claim.ending is not None:
+            ending, value = self.said(claim, codec)
+        else:
+            ending, value = self._judged(error) if claim.found_out else (Ending.ABANDONED, b"")
         if isinstance(error, GeneratorExit):
             self.leave_aside(held, ending, value)
             return
         try:
             counts = await self._surely(held, ending, value)
-        except RuntimeError as failed:  # the backend was closed meanwhile
+        except Exception as failed:  # noqa: BLE001 - the backend was closed, say
             error.add_note(f"{self._name}: the claim could not be ended: {failed}")
             return
         if not counts and ending.kept:
@@ -137,7 +141,7 @@ class Performer:
             return ending, b""
         try:
             return ending, pack(codec, claim.given, max_bytes=self._max_bytes)
-        except NotStorable as error:
+        except Exception as error:  # noqa: BLE001 - a codec may have a mistake, the work was done
             return Ending.LOST, self._not_kept(error)
 
     def answer(self, standing: Standing, codec: Codec[Any]) -> Any:
@@ -148,9 +152,11 @@ class Performer:
             return self._failures.unpack(standing.value)
         return AnswerLost(f"{self._name}: the call with this key was done, but its answer was not kept")
 
-    async def alone(self, backend: Backend, work: Coroutine[Any, Any, T], within: float) -> T:
-        """Await work that goes on if we are cancelled."""
+    async def alone(self, backend: Backend, held: Held, work: Coroutine[Any, Any, T], within: float) -> T:
+        """Await work that goes on if we are cancelled. Raises `OutcomeUnknown` if the backend is closed before
+        it is done."""
         task = backend.finish(work, within=within)
+        task.add_done_callback(lambda _: held.begun or self._never_began(held))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task.add_done_callback(lambda _: _wake(done))
         try:
@@ -158,7 +164,17 @@ class Performer:
         except BaseException:
             task.add_done_callback(self._finished_alone)
             raise
+        if task.cancelled() and task.cancelling():  # not by us, nor by the work itself
+            raise OutcomeUnknown(
+                f"{self._name}: the backend was closed while this was at work; whether it was done is unknown"
+                if held.begun
+                else f"{self._name}: the backend was closed before the call began"
+            )
         return task.result()
+
+    def _never_began(self, held: Held) -> None:
+        """Its task was cancelled before its first step: the claim is taken back."""
+        self.leave_aside(held, Ending.UNDONE, b"")
 
     def _finished_alone(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -172,9 +188,14 @@ class Performer:
         if error in self._failures:
             try:
                 return Ending.FAILED, self._failures.pack(error, self._max_bytes)
-            except NotStorable as reason:
+            except Exception as reason:  # noqa: BLE001
                 return Ending.LOST, self._not_kept(reason)
-        return (Ending.ABANDONED if self._unknown(error) else Ending.RELEASED), b""
+        try:
+            unknown = self._unknown(error)
+        except Exception as mistake:  # noqa: BLE001
+            unknown = True
+            error.add_note(f"{self._name}: unknown_errors raised {mistake!r}; taken for unknown")
+        return (Ending.ABANDONED if unknown else Ending.RELEASED), b""
 
     def _not_kept(self, error: Exception) -> bytes:
         self._tell(lambda name, at: AnswerNotKept(name, at, error))

@@ -291,6 +291,20 @@ class Order:
         (1, True, False),
         (None, "", False),
         (["a", "b"], ["ab"], False),
+        (None, b"", False),
+        (b'"a"', "a", False),
+        ([b"x"], [["bytes", "78"]], False),
+        ([["list", "a"]], [["a"]], False),
+        (1, 1.0, True),
+        (0.0, -0.0, True),
+        ([10**5000], [10**5000], True),
+        ([10**5000], [10**5000 + 1], False),
+        (Decimal("1.0"), Decimal("1.00"), True),
+        (Decimal("1e2"), Decimal(100), True),
+        (Decimal("0E+3"), Decimal("-0.00"), True),
+        (Decimal(100), Decimal(10), False),
+        (Decimal("-1"), Decimal(1), False),
+        (Decimal("1." + "0" * 40 + "1"), Decimal(1), False),
     ],
 )
 async def test_what_a_fingerprint_tells_apart(one: Any, other: Any, equal: bool) -> None:
@@ -308,6 +322,15 @@ async def test_what_a_fingerprint_tells_apart(one: Any, other: Any, equal: bool)
 async def test_what_has_no_fingerprint_is_refused(content: Any) -> None:
     """What has no one form cannot be compared."""
     with pytest.raises(TypeError, match="fingerprint"):
+        await ar.Idempotency().run("k", now, fingerprint=content)
+
+
+@pytest.mark.parametrize(
+    "content", [float("nan"), [float("inf")], Decimal("NaN"), Decimal("-Infinity")], ids=str
+)
+async def test_nor_has_what_is_no_number(content: Any) -> None:
+    """NaN is not even itself."""
+    with pytest.raises(ValueError, match="fingerprint"):
         await ar.Idempotency().run("k", now, fingerprint=content)
 
 
