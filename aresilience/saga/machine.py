@@ -149,10 +149,10 @@ class Course:
         if self._failed or self._unknown or leave:
             if running:
                 return _WAIT  # first let the siblings settle
-            if leave and not self._failed:
-                return Move(turn=self._unknown[0] if self._unknown else "")
-            parked = None if self._failed else next((s for s in self._unknown if self._parks(s)), None)
-            return Move(park=parked) if parked else Move(turn=(self._failed or self._unknown)[0])
+            decided = self._failed or (leave and self.abort is not None)
+            unsure = () if decided else (*self._unknown, *self._ready)
+            parked = next((s for s in unsure if self._parks(s)), None)
+            return Move(park=parked) if parked else Move(turn=next(iter(self._failed or self._unknown), ""))
         if self._ready:
             return Move(start=tuple(self._ready))
         if self._todo == 0:
@@ -175,7 +175,7 @@ class Course:
         return Move(undo=self._stack[-1])
 
     def _parks(self, step: str) -> bool:
-        return self._plan.steps[step].parks
+        return self._plan.steps[step].parks and self.steps.get(step, _NEW).state in _UNSURE
 
     def _pivot_done(self) -> bool:
         pivot = self._plan.pivot
@@ -342,6 +342,8 @@ class Course:
                 self._ready[step] = None
 
 
+_NEW = Progress()
+_UNSURE = frozenset({StepState.STARTED, StepState.UNKNOWN})
 _SETTLED = frozenset({StepState.DONE, StepState.SKIPPED})
 _BEGUN = frozenset({StepState.STARTED, StepState.DONE, StepState.SKIPPED})
 _MAY_HAVE_HAPPENED = frozenset({StepState.DONE, StepState.UNKNOWN, StepState.STARTED})

@@ -106,6 +106,19 @@ def test_what_is_next(plan: Plan, journal: str, running: int, move: Move) -> Non
     assert course.next(running) == move
 
 
+def test_a_step_that_parks_is_not_undone_by_the_deadline() -> None:
+    """If nobody knows whether it happened a person decides, late or not; an abort is such a decision."""
+    for journal in ("start a, done a, start b, unknown b", "start a, done a, start b"):
+        course = Course(PARKS, map(entry, journal.split(", ")))
+        course.take_over()
+        assert course.next(0, late=True) == Move(park="b")
+        course.apply(entry("abort "))
+        turn = "b" if "unknown" in journal else ""
+        assert course.next(0, late=True) == Move(turn=turn)
+    done = Course(PARKS, map(entry, ["start a", "done a"]))
+    assert done.next(0, late=True) == Move(turn=""), "it never began"
+
+
 def test_the_deadline_counts_before_the_pivot_only() -> None:
     """Late before the pivot: back, once nothing runs; late after it, or when all is done: forward."""
     before = Course(LINE, map(entry, ["start a", "done a", "start b"]))
