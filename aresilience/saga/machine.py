@@ -175,7 +175,8 @@ class Course:
         return Move(undo=self._stack[-1])
 
     def _parks(self, step: str) -> bool:
-        return self._plan.steps[step].parks and self.steps.get(step, _NEW).state in _UNSURE
+        unsure = step in self.steps and self.steps[step].state in _UNSURE
+        return unsure and self._plan.steps[step].parks
 
     def _pivot_done(self) -> bool:
         pivot = self._plan.pivot
@@ -342,7 +343,6 @@ class Course:
                 self._ready[step] = None
 
 
-_NEW = Progress()
 _UNSURE = frozenset({StepState.STARTED, StepState.UNKNOWN})
 _SETTLED = frozenset({StepState.DONE, StepState.SKIPPED})
 _BEGUN = frozenset({StepState.STARTED, StepState.DONE, StepState.SKIPPED})
