@@ -10,6 +10,7 @@
 | the lease lost, or a write that is fenced | attempts cancelled, nothing more is written: another goes on     |
 | the store fails on a write                | the same write again, until it is confirmed or the lease is lost |
 | the journal gone                          | attempts cancelled, `CorruptState`; never begun again            |
+| an error of our own                       | attempts cancelled; taken over, and counted, when its lease ends |
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from aresilience.backend.leases import Kept
 from aresilience.errors import BackendError, CorruptState
-from aresilience.saga.attempts import Ended, act, undo
+from aresilience.saga.attempts import Ended, act, short, undo
 from aresilience.saga.facts import SagaAborted
 from aresilience.saga.machine import Course
 from aresilience.saga.plan import Kind
@@ -143,20 +144,22 @@ class Conductor(Kept):
     async def conduct(self) -> None:
         """Until it is over, one way or another."""
         ending = Ending(None, "it was cancelled", interrupted=True)
-        self._conducting = True
+        self._conducting = handed = True
         end_watch = self.store.watch(self.id, self._look)
         try:
             ending = await self._conduct()
         except CorruptState as error:
             ending = Ending(None, str(error), error=error)
-        except Exception:
-            _log.exception("running a saga failed; it is handed over")
+        except Exception as error:
+            _log.exception("running a saga failed; another goes on with it when its lease ends")
+            ending = Ending(None, f"running it failed: {short(error)}", interrupted=True)
+            handed = False  # so that it is counted, and does not come back at once
             raise
         finally:
             end_watch()
             self._conducting = False
             self._cancel_all()
-            if ending.state is None and ending.error is None:
+            if ending.state is None and ending.error is None and handed:
                 self.store.hand_over_later(self.id, self.token)
             self.store.keeper.drop(self)
             try:
