@@ -55,14 +55,22 @@ class Conductor(Kept):
     __slots__ = (
         "_batch", "_conducting", "_cut", "_deadline", "_ended", "_facts", "_first", "_loop", "_lost",
         "_progress", "_scribe", "_stopping", "_tasks", "_undo_ends", "_wake", "_winding", "_woken",
-        "causes", "course", "fence", "id", "input", "over", "packed", "saga", "store", "token",
+        "causes", "course", "fence", "id", "input", "over", "owner", "packed", "saga", "store", "token",
         "values",
     )  # fmt: skip
 
     def __init__(
-        self, saga: Definition, store: SagaStore, input: Any, claim: Claim, first: Sequence[str] = ()
+        self,
+        owner: Definition,
+        saga: Definition,
+        store: SagaStore,
+        input: Any,
+        claim: Claim,
+        first: Sequence[str] = (),
     ) -> None:
-        super().__init__(store, saga.lease)
+        super().__init__(store, owner.lease)  # as it was claimed
+        self.owner = owner
+        """Who runs it: its lease, and its listeners. `saga`: what it runs, perhaps an older version."""
         self.saga = saga
         self.store = store
         self.id = claim.found.head.id
@@ -83,7 +91,7 @@ class Conductor(Kept):
         self._tasks: dict[asyncio.Task[Ended], str] = {}
         self._wake: asyncio.Future[None] | None = None
         self._stopping = self._conducting = False
-        self._scribe = Scribe(saga, store, claim, self._may_write, self._may_wait)
+        self._scribe = Scribe(owner, store, claim, self._may_write, self._may_wait)
         self._woken = False
         self._ended: list[asyncio.Task[Ended]] = []
         self._cut: set[asyncio.Task[Ended]] = set()
@@ -332,7 +340,7 @@ class Conductor(Kept):
     def _changed(self, old: SagaState, step: str = "") -> None:
         """To be told when it is written."""
         new, cause = self.course.state, self.causes.get(step)
-        self._facts.append(lambda: self.saga.tell_change(old, new, step, cause))
+        self._facts.append(lambda: self.owner.tell_change(old, new, step, cause))
 
     async def _write_batch(self) -> None:
         batch, self._batch = self._batch, []

@@ -97,8 +97,8 @@ class Running(Definition):
         """Have a saga undone: what runs of it ends, nothing new begins, and then it goes back.
 
         False if it is being undone, or has ended, or (for one that has a pivot) it is too late, as far as is
-        known here. Whoever waits for its result learns what became of it. Raises a `BackendError`, and
-        `LookupError` if there is none.
+        known here. Whoever waits for its result learns what became of it. Raises a `BackendError`,
+        `LookupError` if there is none, `ValueError` if it is parked and its version is not known here.
         """
         arguments.text("Saga.abort: reason", reason)
         found = await self._found(id)
@@ -168,7 +168,7 @@ class Running(Definition):
         claim = await Wanted(store, id, self.lease).ask(begin)
         if isinstance(claim, Found):
             return claim
-        run = Conductor(self, store, input, claim, first)
+        run = Conductor(self, self, store, input, claim, first)
         self.tell_change(None, SagaState.RUNNING)
         self.conduct(run)
         return None
@@ -196,11 +196,6 @@ class Running(Definition):
         found = await self._found(id)
         if found.state not in states:
             return False
-        if self.definition_of(found.head) is None:
-            raise ValueError(
-                f"saga {self.name!r}: version {found.head.version} ({found.head.fingerprint}) is not known "
-                "here: register it, Saga(…, older=[…])"
-            )
         course = self._course(found)
         for entry in entries:
             course.apply(entry)
@@ -217,4 +212,13 @@ class Running(Definition):
         return found
 
     def _course(self, found: Found) -> Course:
-        return Course((self.definition_of(found.head) or self).plan, found.entries)
+        return Course(self._known(found).plan, found.entries)
+
+    def _known(self, found: Found) -> Definition:
+        definition = self.definition_of(found.head)
+        if definition is None:
+            raise ValueError(
+                f"saga {self.name!r}: version {found.head.version} ({found.head.fingerprint}) is not known "
+                "here: register it, Saga(…, older=[…])"
+            )
+        return definition

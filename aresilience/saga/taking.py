@@ -42,7 +42,7 @@ def take(saga: Running, claim: Claim) -> Conductor | None:
     if definition is None or why:
         saga.store.keeper.aside(_park(saga, claim, why))
         return None
-    run = Conductor(definition, saga.store, input, claim)
+    run = Conductor(saga, definition, saga.store, input, claim)
     run.course.take_over()
     saga.conduct(run)
     return run
