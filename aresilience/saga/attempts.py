@@ -52,7 +52,7 @@ def result_of(run: Conductor, name: str) -> Any:
     if name not in run.saga.plan.steps or progress is None or progress.order == 0:
         raise LookupError(f"the step {name!r} is not done")
     if progress.result is None:
-        if progress.state is not StepState.SKIPPED:
+        if not progress.given and progress.state is not StepState.SKIPPED:
             raise LookupError(f"the step {name!r} is not done")
         return None
     value = run.values[name] = unpack(run.saga.codec_of(name), progress.result)
@@ -99,7 +99,7 @@ async def undo(run: Conductor, name: str, number: int) -> Ended:
     saga, progress = run.saga, run.course.progress(name)
     effort = saga.steps[name].undo
     assert effort is not None, "the machine undoes only what can be undone"
-    known = progress.result is not None
+    known = progress.given or progress.result is not None
     ctx: SagaContext[Any] = SagaContext(
         saga.name,
         run.id,
