@@ -37,7 +37,7 @@ def take(saga: Running, claim: Claim) -> Conductor | None:
         try:
             definition.check()
             input = unpack(definition.input_codec(), found.head.input)
-        except (CorruptState, TypeError) as error:
+        except (CorruptState, TypeError, ValueError) as error:
             why = f"its input cannot be read: {error}"
     if definition is None or why:
         saga.store.keeper.aside(_park(saga, claim, why))

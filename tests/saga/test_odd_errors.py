@@ -54,6 +54,77 @@ async def test_an_odd_error_of_a_step_is_an_unknown_outcome(make: type[BaseExcep
     assert record.recoveries == 0
 
 
+class Broken:
+    """A codec that reads nothing."""
+
+    name = "broken"
+    version = 1
+
+    def encode(self, value: int) -> bytes:
+        """One byte."""
+        return b"%d" % value
+
+    def decode(self, data: bytes) -> int:
+        """Not what a codec should raise."""
+        if data == b"1":
+            raise KeyError("gone")
+        return int(data)
+
+
+async def test_a_codec_that_raises_anything_does_not_end_the_worker() -> None:
+    """The one that cannot be read is parked, with the reason; the next is taken over as if nothing was."""
+    async with ar.MemoryBackend() as backend:
+        saga = ar.Saga("s", backend=backend, codec=Broken(), max_recoveries=1)
+
+        @saga.step
+        async def act(ctx: ar.SagaContext[int]) -> int:
+            await asyncio.sleep(10)
+            return 5
+
+        for input in (1, 2):
+            await saga.start(input, id=str(input))
+        await asyncio.sleep(1)
+        for run in list(saga.running.values()):
+            run.stop()
+        await asyncio.sleep(1)
+        async with saga.worker():
+            assert (await saga.attach("2").result()).last == 5
+            with pytest.raises(ar.SagaParked, match="cannot be read by broken/1: KeyError"):
+                await saga.attach("1").result()
+
+
+async def test_one_that_cannot_be_taken_over_does_not_end_the_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong with one, it is logged, and the others are taken over."""
+    async with ar.MemoryBackend() as backend:
+        saga = ar.Saga("s", backend=backend, lease=9.0)
+
+        @saga.step
+        async def act(ctx: ar.SagaContext[int]) -> int:
+            await asyncio.sleep(10)
+            return 5
+
+        for id_ in "ab":
+            await saga.start(1, id=id_)
+        await asyncio.sleep(1)
+        for run in list(saga.running.values()):
+            run.stop()
+        await asyncio.sleep(1)
+        claimed = saga.claimed
+
+        async def broken(id: str) -> object:
+            if id == "a" and not caplog.records:
+                raise RuntimeError("broken")
+            return await claimed(id)
+
+        monkeypatch.setattr(saga, "claimed", broken)
+        async with saga.worker() as worker:
+            await asyncio.sleep(60)
+            assert worker.taken == 2
+    assert "one could not be taken over" in caplog.text
+
+
 async def test_an_error_of_our_own_is_counted_and_does_not_come_back_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
