@@ -180,4 +180,6 @@ def unpack(codec: Codec[Any], data: bytes) -> Any:
         raise
     except Exception as error:
         kind = type(error).__name__
-        raise CorruptState(f"what was stored cannot be read by {codec.name}/{codec.version}: {kind}") from error
+        raise CorruptState(
+            f"what was stored cannot be read by {codec.name}/{codec.version}: {kind}"
+        ) from error

@@ -84,9 +84,9 @@ CREATE TABLE IF NOT EXISTS saga_barrier (
     ) -> BarrierAnswer:
         """Run the body of a Lua script, which sees `keys` and `args` as KEYS and ARGV, unless it must not run.
 
-        If it raises or returns an error its row is taken back, and it is raised; what it wrote before that stays written. Use a few
-        constant scripts: each is kept, here and by the server. Raises `ValueError` for a key that is no
-        step's, a `BackendError`; after `OutcomeUnknown` call it again.
+        If it raises or returns an error its row is taken back, and `Refused` is raised; what it wrote before
+        that stays written. Use a few constant scripts: each is kept, here and by the server. Raises
+        `ValueError` for a key that is no step's, a `BackendError`; after `OutcomeUnknown` call it again.
         """
         step, way = _parts(key)
         tag = step if self._tag is None else self._tag

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -81,8 +82,8 @@ async def test_a_codec_that_raises_anything_does_not_end_the_worker() -> None:
             await asyncio.sleep(10)
             return 5
 
-        for input in (1, 2):
-            await saga.start(input, id=str(input))
+        for number in (1, 2):
+            await saga.start(number, id=str(number))
         await asyncio.sleep(1)
         for run in list(saga.running.values()):
             run.stop()
@@ -151,4 +152,4 @@ async def test_an_error_of_our_own_is_counted_and_does_not_come_back_at_once(
     assert record is not None
     assert record.state is ar.SagaState.PARKED
     assert len(times) == 3
-    assert min(b - a for a, b in zip(times, times[1:], strict=False)) >= 8
+    assert min(b - a for a, b in pairwise(times)) >= 8

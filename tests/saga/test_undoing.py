@@ -156,7 +156,7 @@ async def test_what_is_on_its_way_when_the_body_fails_is_undone_too() -> None:
     with pytest.raises(ValueError, match="mine"):  # noqa: PT012
         async with ar.saga() as s:
             await s.do(bench.create("first"), undo=bench.delete)
-            await asyncio.gather(s.do(bench.create("slow", takes=5), undo=bench.delete), s.do(fail(), undo=print))
+            await asyncio.gather(s.do(bench.create("slow", 5), undo=bench.delete), s.do(fail(), undo=print))
     assert bench.log == ["slow", "first"]
     assert asyncio.get_running_loop().time() - began == pytest.approx(8.0)
 

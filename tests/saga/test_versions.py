@@ -1,4 +1,4 @@
-"""Sagas of an older version, and of one that is not known: run, seen to, undone and waited for as what they are."""
+"""Sagas of an older version, and of an unknown one: run, seen to, undone and waited for as what they are."""
 
 from __future__ import annotations
 
