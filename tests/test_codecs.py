@@ -499,3 +499,20 @@ def test_aliases_by_statement_are_seen_through() -> None:
     exec("type Money = Decimal", space)
     codec = codec_for(space["Money"])
     assert unpack(codec, pack(codec, Decimal("1.10"))) == Decimal("1.10")
+
+
+def test_whatever_a_codec_raises_the_state_is_corrupt() -> None:
+    """Who reads what was stored expects one error, of any codec."""
+
+    class Careless:
+        name = "careless"
+        version = 1
+
+        def encode(self, value: object) -> bytes:
+            return b"x"
+
+        def decode(self, data: bytes) -> object:
+            raise KeyError(data)
+
+    with pytest.raises(CorruptState, match="cannot be read by careless/1: KeyError"):
+        unpack(Careless(), pack(Careless(), 1))

@@ -167,11 +167,19 @@ def pack(codec: Codec[Any], value: Any, *, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def unpack(codec: Codec[Any], data: bytes) -> Any:
-    """The value of which `pack` made this. Raises `CorruptState`."""
+    """The value of which `pack` made this. Raises `CorruptState`, also for whatever else `decode` raises."""
     tag, _, body = data.partition(b" ")
     if tag != b"%s/%d" % (codec.name.encode("ascii"), codec.version):
         shown = tag[:48].decode("ascii", "replace")
         raise CorruptState(
             f"a result was stored by the codec {shown!r}, and is to be read by {codec.name}/{codec.version}"
         )
-    return codec.decode(body)
+    try:
+        return codec.decode(body)
+    except CorruptState:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise CorruptState(
+            f"what was stored cannot be read by {codec.name}/{codec.version}: {kind}"
+        ) from error

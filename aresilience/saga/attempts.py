@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aresilience.chance import entropy
 from aresilience.codecs import NotStorable, pack, unpack
 from aresilience.saga.context import SagaContext
+from aresilience.saga.cuts import ends_the_task
 from aresilience.saga.facts import Fail, RetryStep, SagaFailed, SagaStuck
 from aresilience.saga.plan import Kind
 from aresilience.saga.record import Did, Entry, StepState
@@ -32,7 +33,10 @@ class Ended:
 
 def short(error: BaseException) -> str:
     """An error as the journal keeps it."""
-    text = f"{type(error).__name__}: {error}"
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - an error that cannot say what it is must not be the end of us
+        text = type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
@@ -48,7 +52,7 @@ def result_of(run: Conductor, name: str) -> Any:
     if name not in run.saga.plan.steps or progress is None or progress.order == 0:
         raise LookupError(f"the step {name!r} is not done")
     if progress.result is None:
-        if progress.state is not StepState.SKIPPED:
+        if not progress.given and progress.state is not StepState.SKIPPED:
             raise LookupError(f"the step {name!r} is not done")
         return None
     value = run.values[name] = unpack(run.saga.codec_of(name), progress.result)
@@ -67,13 +71,15 @@ async def act(run: Conductor, name: str, number: int) -> Ended:
             value = await step.effort.call(ctx)
             packed = pack(saga.codec_of(name), value, max_bytes=saga.max_bytes)
         except RetryStep as again:
-            error: Exception = again
+            error: BaseException = again
             if not run.course.winding_down():
                 await run.pause(again.after)
             if not run.course.winding_down():
                 continue  # the same attempt: nothing has changed that would have to be written
-        except Exception as caught:  # noqa: BLE001 - it becomes an entry of the journal
-            error = caught
+        except BaseException as caught:
+            if ends_the_task(caught):
+                raise
+            error = caught  # it becomes an entry of the journal
             if isinstance(caught, Fail | SagaFailed) and not forward:
                 return Ended(Entry(Did.FAILED, name, number, _words(caught)), error=caught)
         else:
@@ -93,7 +99,7 @@ async def undo(run: Conductor, name: str, number: int) -> Ended:
     saga, progress = run.saga, run.course.progress(name)
     effort = saga.steps[name].undo
     assert effort is not None, "the machine undoes only what can be undone"
-    known = progress.result is not None
+    known = progress.given or progress.result is not None
     ctx: SagaContext[Any] = SagaContext(
         saga.name,
         run.id,
@@ -110,8 +116,10 @@ async def undo(run: Conductor, name: str, number: int) -> Ended:
         except RetryStep as again:
             await asyncio.sleep(again.after)
             continue
-        except Exception as caught:  # noqa: BLE001 - it becomes an entry of the journal
-            error = caught
+        except BaseException as caught:
+            if ends_the_task(caught):
+                raise
+            error = caught  # it becomes an entry of the journal
         else:
             return Ended(Entry(Did.UNDONE, name, number))
         spent = number - progress.undo_forgiven

@@ -28,7 +28,7 @@ local function body(KEYS, ARGV)
 --<the body>--
 end
 local ok, said = pcall(body, rest(KEYS, 3), rest(ARGV, 4))
-if not ok then
+if not ok or (type(said) == 'table' and said.err) then  -- raised, or returned: as of redis.pcall
   redis.call('DEL', row)
   return redis.error_reply(type(said) == 'table' and said.err or 'ERR ' .. tostring(said))
 end

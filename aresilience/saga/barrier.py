@@ -84,9 +84,9 @@ CREATE TABLE IF NOT EXISTS saga_barrier (
     ) -> BarrierAnswer:
         """Run the body of a Lua script, which sees `keys` and `args` as KEYS and ARGV, unless it must not run.
 
-        If it raises an error its row is taken back; what it wrote before that stays written. Use a few
-        constant scripts: each is kept, here and by the server. Raises `ValueError` for a key that is no
-        step's, a `BackendError`; after `OutcomeUnknown` call it again.
+        If it raises or returns an error its row is taken back, and `Refused` is raised; what it wrote before
+        that stays written. Use a few constant scripts: each is kept, here and by the server. Raises
+        `ValueError` for a key that is no step's, a `BackendError`; after `OutcomeUnknown` call it again.
         """
         step, way = _parts(key)
         tag = step if self._tag is None else self._tag
@@ -127,7 +127,8 @@ async def sql_barrier(
 
     `execute(statement, parameters)` runs one statement in that transaction and returns how many rows it
     inserted, as a number or as asyncpg's text ("INSERT 0 1"). `placeholders` are those of your driver. The
-    table is `SagaBarrier.SQL_TABLE`. Raises `ValueError` for a key that is no step's.
+    table is `SagaBarrier.SQL_TABLE`. Raises `ValueError` for a key that is no step's, and if `execute` does not
+    say how many (-1).
     """
     step, way = _parts(key)
     if not _NAME.fullmatch(table):
@@ -143,7 +144,10 @@ async def sql_barrier(
 
 
 def _rows(said: int | str) -> int:
-    return int(said.rsplit(" ", 1)[-1]) if isinstance(said, str) else said
+    rows = int(said.rsplit(" ", 1)[-1]) if isinstance(said, str) else said
+    if rows < 0:  # a driver's "not known": taken for 0, no write would ever be done
+        raise ValueError(f"sql_barrier: execute must return how many rows it inserted, got {said!r}")
+    return rows
 
 
 def _parts(key: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@
 | the lease lost, or a write that is fenced | attempts cancelled, nothing more is written: another goes on     |
 | the store fails on a write                | the same write again, until it is confirmed or the lease is lost |
 | the journal gone                          | attempts cancelled, `CorruptState`; never begun again            |
+| an error of our own                       | attempts cancelled; taken over, and counted, when its lease ends |
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from aresilience.backend.leases import Kept
 from aresilience.errors import BackendError, CorruptState
-from aresilience.saga.attempts import Ended, act, undo
+from aresilience.saga.attempts import Ended, act, short, undo
 from aresilience.saga.facts import SagaAborted
 from aresilience.saga.machine import Course
 from aresilience.saga.plan import Kind
@@ -54,14 +55,22 @@ class Conductor(Kept):
     __slots__ = (
         "_batch", "_conducting", "_cut", "_deadline", "_ended", "_facts", "_first", "_loop", "_lost",
         "_progress", "_scribe", "_stopping", "_tasks", "_undo_ends", "_wake", "_winding", "_woken",
-        "causes", "course", "fence", "id", "input", "over", "packed", "saga", "store", "token",
+        "causes", "course", "fence", "id", "input", "over", "owner", "packed", "saga", "store", "token",
         "values",
     )  # fmt: skip
 
     def __init__(
-        self, saga: Definition, store: SagaStore, input: Any, claim: Claim, first: Sequence[str] = ()
+        self,
+        owner: Definition,
+        saga: Definition,
+        store: SagaStore,
+        input: Any,
+        claim: Claim,
+        first: Sequence[str] = (),
     ) -> None:
-        super().__init__(store, saga.lease)
+        super().__init__(store, owner.lease)  # as it was claimed
+        self.owner = owner
+        """Who runs it: its lease, and its listeners. `saga`: what it runs, perhaps an older version."""
         self.saga = saga
         self.store = store
         self.id = claim.found.head.id
@@ -82,7 +91,7 @@ class Conductor(Kept):
         self._tasks: dict[asyncio.Task[Ended], str] = {}
         self._wake: asyncio.Future[None] | None = None
         self._stopping = self._conducting = False
-        self._scribe = Scribe(saga, store, claim, self._may_write, self._may_wait)
+        self._scribe = Scribe(owner, store, claim, self._may_write, self._may_wait)
         self._woken = False
         self._ended: list[asyncio.Task[Ended]] = []
         self._cut: set[asyncio.Task[Ended]] = set()
@@ -143,20 +152,22 @@ class Conductor(Kept):
     async def conduct(self) -> None:
         """Until it is over, one way or another."""
         ending = Ending(None, "it was cancelled", interrupted=True)
-        self._conducting = True
+        self._conducting = handed = True
         end_watch = self.store.watch(self.id, self._look)
         try:
             ending = await self._conduct()
         except CorruptState as error:
             ending = Ending(None, str(error), error=error)
-        except Exception:
-            _log.exception("running a saga failed; it is handed over")
+        except Exception as error:
+            _log.exception("running a saga failed; another goes on with it when its lease ends")
+            ending = Ending(None, f"running it failed: {short(error)}", interrupted=True)
+            handed = False  # so that it is counted, and does not come back at once
             raise
         finally:
             end_watch()
             self._conducting = False
             self._cancel_all()
-            if ending.state is None and ending.error is None:
+            if ending.state is None and ending.error is None and handed:
                 self.store.hand_over_later(self.id, self.token)
             self.store.keeper.drop(self)
             try:
@@ -329,7 +340,7 @@ class Conductor(Kept):
     def _changed(self, old: SagaState, step: str = "") -> None:
         """To be told when it is written."""
         new, cause = self.course.state, self.causes.get(step)
-        self._facts.append(lambda: self.saga.tell_change(old, new, step, cause))
+        self._facts.append(lambda: self.owner.tell_change(old, new, step, cause))
 
     async def _write_batch(self) -> None:
         batch, self._batch = self._batch, []

@@ -68,9 +68,11 @@ class SagaContext(Generic[I]):
         """Run another saga as (part of) this step: once, however often the step is attempted.
 
         Raises `SagaFailed` if it was undone, which fails this step, and `SagaStuck`, after which the outcome of
-        this step is unknown. Compensate it with `undo`.
+        this step is unknown. Compensate it with `undo`. If this attempt is cancelled it goes on, whatever its
+        `on_cancel` says: the next attempt, perhaps elsewhere, waits for it, and the compensation aborts it.
         """
-        return await saga.run(input, id=self._child(saga))
+        handle = await saga.start(input, id=self._child(saga))
+        return await handle.result()
 
     async def undo(self, saga: Saga) -> None:
         """Undo, in the compensation of a step, the saga that the step ran; nothing if it did not get so far.
@@ -81,7 +83,9 @@ class SagaContext(Generic[I]):
         await saga.undo(self._child(saga), missing_ok=self.outcome_unknown)
 
     def _child(self, saga: Saga) -> str:
-        return f"{self.id}/{self.step}/{saga.name}"
+        """Of this step of this saga, and of no other: not of a saga of another name under the same id."""
+        mine = key_of(self.saga, self.id, self.step, undo=False)
+        return key_of(saga.name, mine, "child", undo=False).removesuffix("-do")
 
     def __repr__(self) -> str:
         way = SagaState.COMPENSATING if self.compensating else SagaState.RUNNING

@@ -13,6 +13,7 @@ from aresilience.saga.facts import (
     SagaAborted,
     SagaFailed,
     SagaInterrupted,
+    SagaMismatch,
     SagaParked,
     SagaRecord,
     SagaStuck,
@@ -21,7 +22,7 @@ from aresilience.saga.facts import (
 )
 from aresilience.saga.machine import Course
 from aresilience.saga.plan import Plan
-from aresilience.saga.record import ENDED, WAITING, SagaState
+from aresilience.saga.record import ENDED, WAITING, Did, SagaState
 from aresilience.saga.store import Found
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["SagaHandle", "SagaResult", "record_of", "step_records"]
 
 R = TypeVar("R")
+
+_SAYS_WHY = frozenset({Did.TURN, Did.PARK})
 
 _LOOK = 5.0
 """Seconds after which one looks for oneself, if no news come."""
@@ -78,7 +81,8 @@ class SagaHandle:
 
         Cancelled, it leaves the saga alone. Where nobody owns the saga any more, this process goes on with it.
         Raises `SagaFailed`, `SagaStuck`, `SagaParked`; `SagaInterrupted` if this process ran it and stops;
-        `LookupError` if there is none of this id; a `BackendError`.
+        `LookupError` if there is none of this id; `SagaMismatch` if it is done, with a version that is not
+        known here, so that its results cannot be read; a `BackendError`.
         """
         saga, store = self._saga, self._saga.store
         while True:
@@ -136,7 +140,14 @@ def _ended_here(run: Conductor, ending: Ending) -> SagaResult:
 
 
 def _ended_elsewhere(saga: Running, found: Found) -> SagaResult:
-    definition = saga.definition_of(found.head) or saga
+    definition = saga.definition_of(found.head)
+    if definition is None:
+        if found.state is SagaState.DONE:
+            raise SagaMismatch(
+                f"saga {saga.name!r}: it is done, but with version {found.head.version} of the definition, "
+                "which is not known here: register it, Saga(…, older=[…])"
+            )
+        raise _error(saga, found.head.id, _strange(saga, found), None)
     course = Course(definition.plan, found.entries)
     if found.state is SagaState.DONE:
 
@@ -183,13 +194,23 @@ def step_records(plan: Plan, course: Course) -> tuple[StepRecord, ...]:
     return tuple(StepRecord(name, p.state, p.tries, p.undo_tries, p.error) for name, p in found)
 
 
+def _strange(saga: Running, found: Found) -> Course:
+    """What can be said of a journal whose version is not known here."""
+    course = Course(Plan(saga.name, found.head.version))
+    course.state = found.state
+    for entry in found.entries:
+        if entry.did in _SAYS_WHY:
+            course.cause, course.cause_step = entry.text, entry.step
+        elif entry.did is Did.END:
+            course.apply(entry)
+    return course
+
+
 def record_of(saga: Running, found: Found) -> SagaRecord:
     """A journal, for people; also one of a version that is not known here."""
     definition = saga.definition_of(found.head)
     if definition is None:
-        definition, course = saga, Course(Plan(saga.name, found.head.version))
-        course.state = found.state
-        course.cause = next((e.text for e in reversed(found.entries) if e.text), "")
+        course = _strange(saga, found)
         steps: tuple[StepRecord, ...] = ()
     else:
         course = Course(definition.plan, found.entries)

@@ -46,6 +46,8 @@ class Progress:
     error: str = ""
     order: int = 0
     """Its place among what was completed."""
+    given: bool = False
+    """A person gave the result: it is as good as done, also if the result is None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Course:
     steps there are."""
 
     __slots__ = (
+        "_again",
         "_count",
         "_failed",
         "_left",
@@ -100,6 +103,7 @@ class Course:
         self.abort: str | None = None
         self.by_hand = False
         """A person said that it is to go on: its deadline does not count any more."""
+        self._again: set[str] = set()  # a person said so, and it has not ended yet
         self._count = 0
         self._failed: list[str] = []
         self._unknown: list[str] = []
@@ -147,12 +151,14 @@ class Course:
             return Move(finish=SagaState.DONE)
         leave = ((late and not self.by_hand) or self.abort is not None) and not self.past_pivot
         if self._failed or self._unknown or leave:
+            if self._again and not (self._failed or leave):
+                return Move(start=tuple(step for step in self._ready if step in self._again))
             if running:
                 return _WAIT  # first let the siblings settle
-            if leave and not self._failed:
-                return Move(turn=self._unknown[0] if self._unknown else "")
-            parked = None if self._failed else next((s for s in self._unknown if self._parks(s)), None)
-            return Move(park=parked) if parked else Move(turn=(self._failed or self._unknown)[0])
+            decided = self._failed or (leave and self.abort is not None)
+            unsure = () if decided else (*self._unknown, *self._ready)
+            parked = next((s for s in unsure if self._parks(s)), None)
+            return Move(park=parked) if parked else Move(turn=next(iter(self._failed or self._unknown), ""))
         if self._ready:
             return Move(start=tuple(self._ready))
         if self._todo == 0:
@@ -161,7 +167,8 @@ class Course:
 
     def winding_down(self) -> bool:
         """Whether no attempt should be made again: some step failed, or it was aborted."""
-        return bool(self._failed or self._unknown or self.abort is not None) and not self.past_pivot
+        unknown = self._unknown and not self._again
+        return bool(self._failed or unknown or self.abort is not None) and not self.past_pivot
 
     def remaining(self) -> tuple[str, ...]:
         """What is still to be undone, in order."""
@@ -175,7 +182,8 @@ class Course:
         return Move(undo=self._stack[-1])
 
     def _parks(self, step: str) -> bool:
-        return self._plan.steps[step].parks
+        unsure = step in self.steps and self.steps[step].state in _UNSURE
+        return unsure and self._plan.steps[step].parks
 
     def _pivot_done(self) -> bool:
         pivot = self._plan.pivot
@@ -206,6 +214,7 @@ class Course:
         progress.state = StepState.DONE
         progress.result = entry.payload
         progress.order = self._next_order()
+        self._again.discard(entry.step)
         self._settle(entry.step)
 
     def _end_badly(self, entry: Entry) -> None:
@@ -213,6 +222,7 @@ class Course:
         progress.state = StepState.FAILED if entry.did is Did.FAILED else StepState.UNKNOWN
         progress.error = entry.text
         progress.order = self._next_order()
+        self._again.discard(entry.step)
         (self._failed if entry.did is Did.FAILED else self._unknown).append(entry.step)
 
     def _abort(self, entry: Entry) -> None:
@@ -228,8 +238,8 @@ class Course:
             for step, progress in self.steps.items()
             if progress.state in _MAY_HAVE_HAPPENED and self._plan.steps[step].undoable
         ]
-        unsure = [(order, step) for order, step in back if self.steps[step].state is not StepState.DONE]
-        sure = [(order, step) for order, step in back if self.steps[step].state is StepState.DONE]
+        unsure = [(order, step) for order, step in back if self.steps[step].state not in _SETTLED]
+        sure = [(order, step) for order, step in back if self.steps[step].state in _SETTLED]
         self._stack = [step for _, step in (*sorted(sure), *sorted(unsure))]
 
     def _undo(self, entry: Entry) -> None:
@@ -280,6 +290,7 @@ class Course:
                 progress.forgiven = progress.tries
                 progress.state = StepState.STARTED
                 self._ready[step] = None
+                self._again.add(step)
                 if step in self._unknown:
                     self._unknown.remove(step)
 
@@ -291,8 +302,10 @@ class Course:
             self._off_the_stack(entry.step)
             return
         progress.result = entry.payload or None
+        progress.given = True
         progress.order = self._next_order()
         self._ready.pop(entry.step, None)
+        self._again.discard(entry.step)
         if entry.step in self._unknown:
             self._unknown.remove(entry.step)
         self._settle(entry.step)
@@ -342,9 +355,10 @@ class Course:
                 self._ready[step] = None
 
 
+_UNSURE = frozenset({StepState.STARTED, StepState.UNKNOWN})
 _SETTLED = frozenset({StepState.DONE, StepState.SKIPPED})
 _BEGUN = frozenset({StepState.STARTED, StepState.DONE, StepState.SKIPPED})
-_MAY_HAVE_HAPPENED = frozenset({StepState.DONE, StepState.UNKNOWN, StepState.STARTED})
+_MAY_HAVE_HAPPENED = _SETTLED | {StepState.UNKNOWN, StepState.STARTED}
 
 _APPLY = {
     Did.START: Course._start,

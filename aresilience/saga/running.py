@@ -44,12 +44,16 @@ class Running(Definition):
         Raises `SagaFailed` (undone), `SagaStuck`, `SagaParked`, `NotStorable` before the first step, and what
         `start` raises.
         """
-        handle = await self.start(input, id=id)
+        id, packed = self._checked_id(id), self.packed_input(input)
+        begun: asyncio.Task[Found | None] | None = None
         try:
-            return await handle.result()
+            if id in self.running:
+                return await self._attached(id, self.running[id].packed, packed).result()
+            begun = self.store.keeper.aside(self._begin(id, input, packed))
+            return await (await self._begun(begun, id, packed)).result()
         except asyncio.CancelledError:
-            if self.on_cancel == "abort" and handle.id in self.running:
-                self.store.keeper.aside(self._abort_later(handle.id))
+            if self.on_cancel == "abort":
+                self.store.keeper.aside(self._abort_later(id, begun))
             raise
 
     async def start(self, input: Any, *, id: str | None = None) -> SagaHandle:
@@ -59,18 +63,10 @@ class Running(Definition):
         input, `NotStorable` if the input cannot be kept, `TypeError` if no result of some step ever could, a
         `BackendError` if it could not be begun (or, `OutcomeUnknown`, may have been: start it again).
         """
-        id = entropy().token() if id is None else arguments.text("Saga: id", id)
-        if len(id) > _LONGEST_ID:
-            raise ValueError(f"Saga: id must have at most {_LONGEST_ID} characters, got {len(id)}")
-        packed = self.packed_input(input)
+        id, packed = self._checked_id(id), self.packed_input(input)
         if id in self.running:
             return self._attached(id, self.running[id].packed, packed)
-        work = self.store.keeper.aside(self._begin(id, input, packed))
-        await asyncio.wait([work])  # it goes on if we are cancelled
-        found = work.result()
-        if found is not None:
-            return self._attached(id, found.head.input, packed)
-        return SagaHandle(self, id)
+        return await self._begun(self.store.keeper.aside(self._begin(id, input, packed)), id, packed)
 
     def attach(self, id: str) -> SagaHandle:
         """The handle of a saga that was started before, perhaps elsewhere."""
@@ -97,8 +93,8 @@ class Running(Definition):
         """Have a saga undone: what runs of it ends, nothing new begins, and then it goes back.
 
         False if it is being undone, or has ended, or (for one that has a pivot) it is too late, as far as is
-        known here. Whoever waits for its result learns what became of it. Raises a `BackendError`, and
-        `LookupError` if there is none.
+        known here. Whoever waits for its result learns what became of it. Raises a `BackendError`,
+        `LookupError` if there is none, `ValueError` if it is parked and its version is not known here.
         """
         arguments.text("Saga.abort: reason", reason)
         found = await self._found(id)
@@ -147,6 +143,17 @@ class Running(Definition):
         wanted = Wanted(store, id, self.lease)
         return await wanted.ask(lambda token: store.claim(id, self.plan.version, token, ttl))
 
+    def _checked_id(self, id: str | None) -> str:
+        id = entropy().token() if id is None else arguments.text("Saga: id", id)
+        if len(id) > _LONGEST_ID:
+            raise ValueError(f"Saga: id must have at most {_LONGEST_ID} characters, got {len(id)}")
+        return id
+
+    async def _begun(self, work: asyncio.Task[Found | None], id: str, packed: bytes) -> SagaHandle:
+        await asyncio.wait([work])  # it goes on if we are cancelled
+        found = work.result()
+        return SagaHandle(self, id) if found is None else self._attached(id, found.head.input, packed)
+
     def _attached(self, id: str, there: bytes, packed: bytes) -> SagaHandle:
         if there != packed:
             raise SagaMismatch(f"saga {self.name!r}: one of this id was started with another input")
@@ -168,7 +175,7 @@ class Running(Definition):
         claim = await Wanted(store, id, self.lease).ask(begin)
         if isinstance(claim, Found):
             return claim
-        run = Conductor(self, store, input, claim, first)
+        run = Conductor(self, self, store, input, claim, first)
         self.tell_change(None, SagaState.RUNNING)
         self.conduct(run)
         return None
@@ -185,7 +192,11 @@ class Running(Definition):
             if self.running.get(run.id) is run:
                 del self.running[run.id]
 
-    async def _abort_later(self, id: str) -> None:
+    async def _abort_later(self, id: str, begun: asyncio.Task[Found | None] | None) -> None:
+        if begun is not None:
+            await asyncio.wait([begun])
+        if id not in self.running:
+            return  # it never began, or others work on it
         try:
             await self.abort(id, "the caller was cancelled")
         except BackendError as error:
@@ -196,11 +207,6 @@ class Running(Definition):
         found = await self._found(id)
         if found.state not in states:
             return False
-        if self.definition_of(found.head) is None:
-            raise ValueError(
-                f"saga {self.name!r}: version {found.head.version} ({found.head.fingerprint}) is not known "
-                "here: register it, Saga(…, older=[…])"
-            )
         course = self._course(found)
         for entry in entries:
             course.apply(entry)
@@ -217,4 +223,13 @@ class Running(Definition):
         return found
 
     def _course(self, found: Found) -> Course:
-        return Course((self.definition_of(found.head) or self).plan, found.entries)
+        return Course(self._known(found).plan, found.entries)
+
+    def _known(self, found: Found) -> Definition:
+        definition = self.definition_of(found.head)
+        if definition is None:
+            raise ValueError(
+                f"saga {self.name!r}: version {found.head.version} ({found.head.fingerprint}) is not known "
+                "here: register it, Saga(…, older=[…])"
+            )
+        return definition

@@ -9,8 +9,10 @@ from typing import Any
 
 from aresilience import arguments
 from aresilience.codecs import pack
+from aresilience.saga.definition import Definition
 from aresilience.saga.facts import SagaFailed, SagaRecord, SagaStuck
 from aresilience.saga.handle import SagaHandle, record_of, step_records
+from aresilience.saga.machine import Course
 from aresilience.saga.record import ENDED, WAITING, Did, Entry, SagaState, StepState
 from aresilience.saga.running import Running
 from aresilience.saga.steps import Step
@@ -48,6 +50,8 @@ class Saga(Running):
 
         Raises a `BackendError`.
         """
+        if state is not None and not isinstance(state, SagaState):
+            raise TypeError(f"Saga.list: state must be a SagaState or None, got {state!r}")
         store = self.store
         some: builtins.list[str] = []
         async for id_ in store.ids(tuple(SagaState) if state is None else (state,)):
@@ -84,10 +88,8 @@ class Saga(Running):
         name = _name(step)
         found = await self._found(id)
         course = self._course(found)
-        wanted = StepState.STUCK if course.turned else StepState.UNKNOWN
-        if name not in self.steps or course.progress(name).state is not wanted:
-            raise ValueError(f"saga {self.name!r}: it does not wait for the step {name!r}")
-        payload = b"" if course.turned or result is None else pack(self.codec_of(name), result)
+        definition = self._waits_for(found, course, name)
+        payload = b"" if course.turned or result is None else pack(definition.codec_of(name), result)
         return await self._go_on(id, [Entry(Did.SKIP, name, found.length, payload)])
 
     async def force(self, id: str, reason: str) -> None:
@@ -139,13 +141,17 @@ class Saga(Running):
     async def _again(self, id: str, step: str) -> SagaHandle:
         found = await self._found(id)
         if step:
-            course = self._course(found)
-            if step not in self.steps or course.progress(step).state not in (
-                StepState.STUCK,
-                StepState.UNKNOWN,
-            ):
-                raise ValueError(f"saga {self.name!r}: it does not wait for the step {step!r}")
+            self._waits_for(found, self._course(found), step)
         return await self._go_on(id, [Entry(Did.RETRY, step, found.length)])
+
+    def _waits_for(self, found: Found, course: Course, step: str) -> Definition:
+        """The definition that has the step at which it is stuck or parked; what was started when it was parked
+        is one, too."""
+        definition = self._known(found)
+        states = {StepState.STUCK} if course.turned else {StepState.UNKNOWN, StepState.STARTED}
+        if step not in definition.steps or course.progress(step).state not in states:
+            raise ValueError(f"saga {self.name!r}: it does not wait for the step {step!r}")
+        return definition
 
     async def _go_on(self, id: str, entries: Sequence[Entry]) -> SagaHandle:
         if not await self._change(id, entries, *WAITING):
@@ -156,14 +162,18 @@ class Saga(Running):
 
     async def _reopen(self, found: Found) -> None:
         """What is done is to be undone after all."""
-        course = self._course(found)
-        plan = self.plan
+        definition = self.definition_of(found.head)
+        if definition is None:
+            raise SagaStuck(
+                f"saga {self.name!r} is done, with a version that is not known here", id=found.head.id
+            )
+        plan = definition.plan
         back = plan.pivot is None and not plan.retriable
         if not back:
             raise SagaStuck(
                 f"saga {self.name!r} is done, and past its point of no return",
                 id=found.head.id,
-                steps=step_records(plan, course),
+                steps=step_records(plan, self._course(found)),
             )
         entry = Entry(Did.TURN, "", found.length, b"undone by what ran it")
         if await self.store.change(found.head.id, found.length, [entry], SagaState.COMPENSATING, 0):

@@ -37,12 +37,12 @@ def take(saga: Running, claim: Claim) -> Conductor | None:
         try:
             definition.check()
             input = unpack(definition.input_codec(), found.head.input)
-        except (CorruptState, TypeError) as error:
+        except (CorruptState, TypeError, ValueError) as error:
             why = f"its input cannot be read: {error}"
     if definition is None or why:
         saga.store.keeper.aside(_park(saga, claim, why))
         return None
-    run = Conductor(definition, saga.store, input, claim)
+    run = Conductor(saga, definition, saga.store, input, claim)
     run.course.take_over()
     saga.conduct(run)
     return run

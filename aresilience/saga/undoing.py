@@ -6,6 +6,8 @@
 | raises, whatever it is             | undone in reverse, in a task of its own, then the same error is raised |
 | is cancelled                       | the same, and the cancel goes on when that is done                     |
 | is cancelled again while it undoes | it undoes to the end, or to that of `undo_budget`, and then it goes on |
+| raises while a `do` is on its way  | that is waited for, then undone with the rest; for half of the budget: |
+|                                    | if it comes later than that it is undone by itself, at once            |
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from aresilience import arguments
 from aresilience.backend.backend import to_the_end
 from aresilience.deadline import AMBIENT, Expiry
 from aresilience.errors import TimedOut
+from aresilience.saga.cuts import cancels, ends_the_task
 
 __all__ = ["Undoing", "saga"]
 
@@ -38,14 +41,17 @@ class Undoing:
         self._budget = budget
         self._undos: list[Callable[[], Any]] = []
         self._state = "new"
-        self.failures: tuple[Exception, ...] = ()
+        self._flying = 0
+        self._landed: asyncio.Future[None] | None = None
+        self.failures: tuple[BaseException, ...] = ()
         self.remaining = 0
 
     async def do(self, work: Awaitable[T], *, undo: Callable[[T], object] | None = None) -> T:
         """Await `work`; from then on `undo(its result)`, which may be async, is called if the body fails.
 
-        Several may be on their way at once: they are undone in reverse of the order in which they ended. Work
-        that fails or is cancelled is not undone; see `register`.
+        Several may be on their way at once: they are undone in reverse of the order in which they ended, also
+        those that end when the body has failed already. Work that fails or is cancelled is not undone; see
+        `register`.
         """
         usable = undo is None or callable(undo)
         if (self._state != "open" or not usable) and inspect.iscoroutine(work):
@@ -54,9 +60,18 @@ class Undoing:
             raise RuntimeError("saga: do() belongs into the body of 'async with saga() as s:'")
         if not usable:
             raise TypeError(f"saga.do: undo must be a function of the result, got {undo!r}")
-        result = await work
-        if undo is not None:
+        if undo is None:
+            return await work
+        self._flying += 1
+        try:
+            result = await work
             self._undos.append(lambda: undo(result))
+        finally:
+            self._flying -= 1
+            if self._landed is not None and not self._landed.done() and not self._flying:
+                self._landed.set_result(None)
+        if self._state == "undone":  # nobody waited for so long
+            await to_the_end(self._undo_all())
         return result
 
     def register(self, undo: Callable[[], object]) -> None:
@@ -79,7 +94,7 @@ class Undoing:
         traceback: TracebackType | None,
     ) -> None:
         self._state = "over"
-        if error is None or isinstance(error, GeneratorExit) or not self._undos:
+        if error is None or isinstance(error, GeneratorExit) or not (self._undos or self._flying):
             return  # (its loop is gone: nothing can be awaited any more)
         try:
             await to_the_end(self._undo_all())
@@ -91,21 +106,27 @@ class Undoing:
 
     async def _undo_all(self) -> None:
         AMBIENT.set(None)  # this task's own: a deadline that has passed is no reason to leave a mess
-        end = asyncio.get_running_loop().time() + self._budget
-        failures: list[Exception] = []
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._budget
         out_of_time = TimedOut(f"undoing took longer than {self._budget:g} s")
-        while self._undos and out_of_time not in failures:
-            undo = self._undos.pop()
+        if self._flying and self._state == "over":
+            self._landed = loop.create_future()
+            await asyncio.wait([self._landed], timeout=self._budget / 2)
+        while self._undos and out_of_time not in self.failures:
+            undo, before = self._undos.pop(), cancels()
             try:
                 with Expiry(end, lambda: out_of_time):
                     said = undo()
                     if inspect.isawaitable(said):
                         await said
-            except Exception as error:  # noqa: BLE001 - kept, and told; the others are undone all the same
-                failures.append(error)
+            except BaseException as error:
+                if ends_the_task(error, before):
+                    raise
+                self.failures += (error,)  # and told; the others are undone all the same
                 _log.error("saga: something could not be undone: %s", type(error).__name__)
-        self.failures = tuple(failures)
-        self.remaining = len(self._undos)
+        self.remaining += len(self._undos)
+        self._undos.clear()
+        self._state = "undone"
 
     def __repr__(self) -> str:
         return f"<saga {self._state}, {len(self._undos)} to undo>"

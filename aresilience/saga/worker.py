@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from aresilience.saga.running import Running
 
 __all__ = ["SagaWorker"]
+
+_log = logging.getLogger("aresilience")
 
 _SOON = 0.1
 
@@ -107,11 +110,20 @@ class SagaWorker:
         if self._taking:
             await asyncio.wait(self._taking)
             for asked in self._taking:
-                asked.result()
+                self._hear(asked.exception())
         # What is newer than we are stays there, and must not be all that we ever see.
         more = len(ids) == room
         self._skip = self._skip + room if more and self.taken == before else 0
         return more
+
+    def _hear(self, error: BaseException | None) -> None:
+        """One that cannot be taken over does not keep us from the others; its lease ends, and it is counted."""
+        if isinstance(error, BackendError):
+            self._saga.tell_degraded(error)
+        elif isinstance(error, Exception) and not isinstance(error, SagaInterrupted):
+            _log.error("saga %r: one could not be taken over", self._saga.name, exc_info=error)
+        elif error is not None:
+            raise error
 
     async def _take(self, id: str) -> None:
         saga = self._saga

@@ -106,6 +106,16 @@ def test_a_key_of_somebody_else_is_refused(key: Any) -> None:
 DEBIT = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
 
 
+def test_a_driver_that_does_not_count_is_refused() -> None:
+    """-1 rows are not none: the write would be skipped, and the call confirmed."""
+
+    async def execute(statement: str, parameters: tuple[str, ...]) -> int:
+        return -1
+
+    with pytest.raises(ValueError, match="how many rows it inserted, got -1"):
+        now(ar.sql_barrier(execute, DO))
+
+
 @pytest.mark.redis
 @pytest.mark.real_time
 @pytest.mark.parametrize(("calls", "ran"), ROWS)
@@ -134,6 +144,9 @@ async def test_an_error_of_the_body_takes_the_row_back(redis_backend: RedisBacke
     await redis_backend.command("SET", "stock", "not a number")
     with pytest.raises(ar.Refused, match="integer"):
         await barrier.run(DO, DEBIT, ["stock"], [1])
+    for body in ("return redis.pcall('INCR', KEYS[1])", "return redis.error_reply('ERR no integer stock')"):
+        with pytest.raises(ar.Refused, match="integer"):
+            await barrier.run(DO, body, ["stock"])
     await redis_backend.command("SET", "stock", "1")
     assert (await barrier.run(DO, DEBIT, ["stock"], [1])).result == 2
     assert (await barrier.run(UNDO, "local x = 1", ["stock"])).ran

@@ -165,6 +165,21 @@ async def test_a_cancelled_caller_may_have_it_undone() -> None:
     assert trial.log == ["a", "b", "-b", "-a"]
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+async def test_a_caller_cancelled_while_it_begins_may_have_it_undone(turns: int) -> None:
+    """on_cancel="abort" counts from the call on: what is being begun then is undone when it has begun."""
+    trial = Trial(on_cancel="abort")
+    caller = asyncio.ensure_future(trial.saga.run(None, id="1"))
+    for _ in range(turns + 1):
+        await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    with pytest.raises(ar.SagaFailed, match="cancelled"):
+        await trial.saga.attach("1").result()
+    assert "b" not in trial.log
+
+
 async def test_the_deadline_before_the_pivot() -> None:
     """What runs is cut, its outcome unknown; undoing is not under the deadline."""
     trial = Trial(deadline=15.0)
@@ -256,7 +271,7 @@ async def test_a_cancelled_error_of_a_step_s_own_is_an_unknown_outcome() -> None
     async def odd(ctx: ar.SagaContext[None]) -> None:
         raise asyncio.CancelledError
 
-    with pytest.raises(ar.SagaFailed, match="cancelled"):
+    with pytest.raises(ar.SagaFailed, match="CancelledError"):
         await saga.run(None)
 
 

@@ -37,6 +37,7 @@ def entry(text: str) -> Entry:
 LINE = plan_of(("a", C, None), ("b", C, None), ("p", P, None), ("r", R, None), undo="ab")
 DIAMOND = plan_of(("a", C, None), ("b", C, ("a",)), ("c", C, ("a",)), ("d", C, ("b", "c")), undo="abcd")
 PARKS = plan_of(("a", C, None), ("b", C, None), undo="ab", park="b")
+PAIR = plan_of(("a", C, ()), ("b", C, ()), undo="ab", park="ab")
 SAFE_PIVOT = plan_of(("a", C, None), ("p", P, None), undo="ap")
 
 ROWS: list[tuple[Plan, str, int, Move]] = [
@@ -89,6 +90,13 @@ ROWS: list[tuple[Plan, str, int, Move]] = [
     (PARKS, "start a, done a, start b, unknown b, park b, retry b", 0, Move(start=("b",))),
     (PARKS, "start a, done a, start b, unknown b, park b, skip b", 0, Move(finish=SagaState.DONE)),
     (PARKS, "start a, done a, start b, unknown b, park b, abort , retry ", 0, Move(turn="")),
+    (PARKS, "start a, unknown a, park a, skip a, start b, failed b, turn b", 0, Move(undo="a")),
+    (PAIR, "start a, start b, unknown a, unknown b, park a, retry b", 0, Move(start=("b",))),
+    (PAIR, "start a, start b, unknown a, unknown b, park a, retry b, start b", 1, Move()),
+    (PAIR, "start a, start b, unknown a, unknown b, park a, retry b, start b, done b", 0, Move(park="a")),
+    (PAIR, "start a, start b, unknown a, unknown b, park a, retry b, start b, failed b", 0, Move(turn="b")),
+    (PAIR, "start a, start b, unknown a, unknown b, park a, retry b, abort ", 0, Move(turn="a")),
+    (PAIR, "start a, start b, unknown a, unknown b, park a, retry ", 0, Move(start=("a", "b"))),
     (LINE, "start a, done a, start b, failed b, turn b, undo a, stuck a, retry ", 0, Move(undo="a")),
     (
         LINE,
@@ -104,6 +112,19 @@ def test_what_is_next(plan: Plan, journal: str, running: int, move: Move) -> Non
     """One row: a journal, how many steps run, and what the machine says."""
     course = Course(plan, [entry(text) for text in journal.split(", ") if text])
     assert course.next(running) == move
+
+
+def test_a_step_that_parks_is_not_undone_by_the_deadline() -> None:
+    """If nobody knows whether it happened a person decides, late or not; an abort is such a decision."""
+    for journal in ("start a, done a, start b, unknown b", "start a, done a, start b"):
+        course = Course(PARKS, map(entry, journal.split(", ")))
+        course.take_over()
+        assert course.next(0, late=True) == Move(park="b")
+        course.apply(entry("abort "))
+        turn = "b" if "unknown" in journal else ""
+        assert course.next(0, late=True) == Move(turn=turn)
+    done = Course(PARKS, map(entry, ["start a", "done a"]))
+    assert done.next(0, late=True) == Move(turn=""), "it never began"
 
 
 def test_the_deadline_counts_before_the_pivot_only() -> None:

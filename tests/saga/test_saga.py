@@ -494,6 +494,12 @@ async def test_listing_and_looking() -> None:
         await running.result()
 
 
+async def test_a_state_to_list_is_a_state() -> None:
+    """Its name would match nothing, and nobody would notice."""
+    with pytest.raises(TypeError, match="must be a SagaState or None, got 'done'"):
+        [record async for record in ar.Saga("s").list(state="done")]  # type: ignore[arg-type]
+
+
 async def test_what_has_ended_is_kept_for_its_retention() -> None:
     """A week by default; then it is as if it had never been."""
     saga = trip(World(), retention=100.0)

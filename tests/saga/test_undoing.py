@@ -144,6 +144,65 @@ async def test_side_by_side() -> None:
     assert bench.log == ["slow", "quick", "registered"]
 
 
+async def test_what_is_on_its_way_when_the_body_fails_is_undone_too() -> None:
+    """`gather` leaves the siblings of what failed running: they are waited for, and undone first."""
+    bench = Bench()
+
+    async def fail() -> None:
+        await asyncio.sleep(2)
+        raise ValueError("mine")
+
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(ValueError, match="mine"):  # noqa: PT012
+        async with ar.saga() as s:
+            await s.do(bench.create("first"), undo=bench.delete)
+            await asyncio.gather(s.do(bench.create("slow", 5), undo=bench.delete), s.do(fail(), undo=print))
+    assert bench.log == ["slow", "first"]
+    assert asyncio.get_running_loop().time() - began == pytest.approx(8.0)
+
+
+async def test_what_comes_too_late_undoes_itself() -> None:
+    """It is waited for half of the budget, so that there is time for the rest; then it is on its own."""
+    bench = Bench()
+    with pytest.raises(ValueError, match="mine"):  # noqa: PT012
+        async with ar.saga(undo_budget=10.0) as s:
+            await s.do(bench.create("first"), undo=bench.delete)
+            late = asyncio.create_task(s.do(bench.create("late", takes=60), undo=bench.delete))
+            await asyncio.sleep(1)
+            raise ValueError("mine")
+    assert bench.log == ["first"]
+    await asyncio.sleep(53.5)
+    late.cancel()  # while it undoes
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    assert bench.there == []
+    assert s.remaining == 0
+
+
+class Odd(BaseException):
+    """Somebody's own."""
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, Odd])
+async def test_an_undo_that_raises_what_is_no_exception_does_not_end_the_rest(
+    error: type[BaseException],
+) -> None:
+    """It awaited a task that was cancelled, say: a failure like any other, and no cancel of the caller."""
+    bench = Bench()
+
+    async def broken(_: str) -> None:
+        raise error("broken")
+
+    with pytest.raises(ValueError, match="mine") as caught:  # noqa: PT012
+        async with ar.saga() as s:
+            await s.do(bench.create("a"), undo=bench.delete)
+            await s.do(bench.create("b"), undo=broken)
+            raise ValueError("mine")
+    assert bench.log == ["a"]
+    assert [type(failure) for failure in s.failures] == [error]
+    assert "could not be undone" in caught.value.__notes__[0]
+
+
 async def test_it_is_used_as_it_is_meant() -> None:
     """Once, within its body, with functions."""
     bench = Bench()
