@@ -80,7 +80,7 @@ class Kept:
         """It is not ours any more, or may not be. Called once, never while the holder's task runs."""
         raise NotImplementedError
 
-    def on_close(self) -> asyncio.Future[None] | None:
+    def on_close(self) -> asyncio.Future[Any] | None:
         """The backend is being closed: give it back; if there is somebody to stop first, say when he has."""
         self.on_lost("the backend was closed")
         return None
@@ -155,7 +155,7 @@ class Keeper:
 
     async def close(self, seconds: float) -> None:
         """Give back all that is left, waiting for so long for those who work under it to stop."""
-        stopping: list[asyncio.Future[None]] = []
+        stopping: list[asyncio.Future[Any]] = []
         for kept in list(self._kept):
             if kept.held:
                 self.drop(kept)
