@@ -110,10 +110,11 @@ class Conductor(Kept):
     def on_lost(self, why: str) -> None:
         self._lose(why)
 
-    def on_close(self) -> None:
-        self.store.hand_over_later(self.id, self.token)  # while there is a way
-        self._lose("the backend was closed")
+    def on_close(self) -> asyncio.Future[Ending] | None:
         self._stopping = True
+        self._lose("the backend was closed")
+        ours = asyncio.current_task() in self._tasks  # who would wait for itself
+        return None if ours else self.over  # handed over when its attempts have ended, while there is a way
 
     def stop(self) -> None:
         """Work no more on it: hand it over."""
@@ -144,7 +145,8 @@ class Conductor(Kept):
         self.wake()
 
     def _cancel_all(self) -> None:
-        for task in self._tasks:
+        for task in self._tasks.keys() - self._cut:  # once: it may need a while to end
+            self._cut.add(task)
             task.cancel()
 
     # The work.
@@ -167,12 +169,12 @@ class Conductor(Kept):
             end_watch()
             self._conducting = False
             self._cancel_all()
-            if ending.state is None and ending.error is None and handed:
-                self.store.hand_over_later(self.id, self.token)
-            self.store.keeper.drop(self)
             try:
                 await self._settle()
             finally:
+                if ending.state is None and ending.error is None and handed and not self._tasks:
+                    self.store.hand_over_later(self.id, self.token)
+                self.store.keeper.drop(self)
                 self.over.set_result(ending)
 
     async def _settle(self) -> None:
@@ -261,9 +263,7 @@ class Conductor(Kept):
             when = None
         timer = None
         if when is not None and when <= self._loop.time():
-            for task in self._tasks.keys() - self._cut:  # it is too late for them
-                self._cut.add(task)
-                task.cancel()
+            self._cancel_all()  # it is too late for them
         elif when is not None:
             timer = self._loop.call_at(when, self.wake)
         try:

@@ -124,6 +124,37 @@ async def test_shutdown_hands_over() -> None:
     assert record.recoveries == 0
 
 
+@pytest.mark.parametrize("how", ["closed", "cancelled"])
+async def test_nothing_is_handed_over_while_an_attempt_still_ends(how: str) -> None:
+    """Its step needs a while to be cancelled: until then it is owned, or there were two at once."""
+    owned: list[bool] = []
+    backend = ar.MemoryBackend()
+    async with backend:
+        saga = ar.Saga("s", backend=backend)
+
+        @saga.step
+        async def slow(ctx: ar.SagaContext[int]) -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.1)
+                record = await saga.get("1")
+                owned.append(record is not None and record.owned)
+
+        await saga.start(1, id="1")
+        await asyncio.sleep(1)
+        if how == "cancelled":
+            for task in asyncio.all_tasks():
+                if "_conducted" in repr(task):
+                    task.cancel()
+            await asyncio.sleep(1)
+    assert owned == [True]
+    async with backend:
+        record = await saga.get("1")
+        assert record is not None
+        assert not record.owned
+
+
 async def test_leaving_a_worker_hands_over_what_it_took() -> None:
     """Within the time that its steps need to be cancelled; what it did not take over goes on."""
     backend = ar.MemoryBackend()

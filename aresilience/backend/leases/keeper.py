@@ -87,7 +87,7 @@ class Kept:
         """It is not ours any more, or may not be. Called once, never while the holder's task runs."""
         raise NotImplementedError
 
-    def on_close(self) -> asyncio.Future[None] | None:
+    def on_close(self) -> asyncio.Future[Any] | None:
         """The backend is being closed: give it back; if there is somebody to stop first, say when he has."""
         self.on_lost("the backend was closed")
         return None
