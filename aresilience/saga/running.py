@@ -155,16 +155,20 @@ class Running(Definition):
         return SagaHandle(self, id) if found is None else self._attached(id, found.head.input, packed)
 
     def _attached(self, id: str, there: bytes, packed: bytes) -> SagaHandle:
-        if there != packed:
+        if there and there != packed:
             raise SagaMismatch(f"saga {self.name!r}: one of this id was started with another input")
         return SagaHandle(self, id)
 
     async def _begin(self, id: str, input: Any, packed: bytes) -> Found | None:
+        """Begin it here; or what is there. Without an input (no codec keeps one as nothing) it begins as
+        undone: so that it cannot be begun any more."""
         deadline = 0 if self.deadline is None else round(self.deadline * 1e6)
         head = Head(id, self.plan.version, self.plan.fingerprint, packed, deadline)
         store, ttl = self.store, round(self.lease * 1e6)
-        first = Course(self.plan).next(0).start
+        first = Course(self.plan).next(0).start if packed else ()
         starts = [Entry(Did.START, step, 1) for step in first]
+        if not packed:
+            starts.append(Entry(Did.TURN, "", 1, b"undone before it began"))
 
         async def begin(token: str) -> Claim | Found:
             for _ in range(_BEGIN_TRIES - 1):

@@ -113,16 +113,21 @@ class Saga(Running):
     async def undo(self, id: str, *, missing_ok: bool = True) -> None:
         """See that none of a saga has happened: for the compensation of what ran it.
 
-        One that runs is aborted, one that is done is undone, as far as its steps can be; nothing if there is
-        none, unless it must be there (`missing_ok`). Raises `SagaStuck` if that cannot be done: it is past its
-        pivot, a compensation fails, its journal is not kept any more.
+        One that runs is aborted, one that is done is undone, as far as its steps can be. Where there is none
+        nothing is undone, but it is noted: one that is begun under this id later, by a request that was on its
+        way for so long, is as good as undone. Raises `SagaStuck` if it cannot be done: it is past its pivot, a
+        compensation fails, its journal is not kept any more (if it must be there, `missing_ok=False`).
         """
         found = await self.store.load(id)
         if found is None:
             if not missing_ok:
                 raise SagaStuck(f"saga {self.name!r}: its journal is not kept any more", id=id)
-            return
-        if found.state is SagaState.DONE:
+            begun = self.store.keeper.aside(self._begin(id, None, b""))
+            await asyncio.wait([begun])  # it goes on if we are cancelled
+            found = begun.result()
+        if found is None:
+            pass  # it was begun as undone
+        elif found.state is SagaState.DONE:
             await self._reopen(found)
         elif found.state is SagaState.RUNNING:
             await self.abort(id, "undone by what ran it")

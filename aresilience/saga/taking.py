@@ -36,7 +36,8 @@ def take(saga: Running, claim: Claim) -> Conductor | None:
     else:
         try:
             definition.check()
-            input = unpack(definition.input_codec(), found.head.input)
+            if found.head.input:  # or it was undone before it began
+                input = unpack(definition.input_codec(), found.head.input)
         except (CorruptState, TypeError, ValueError) as error:
             why = f"its input cannot be read: {error}"
     if definition is None or why:

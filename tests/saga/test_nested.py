@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 import aresilience as ar
+from aresilience.saga.record import Did, Entry
+from aresilience.saga.store import Head
 
 
 def child_on(backend: ar.Backend, log: list[str], takes: float = 0.0, **options: Any) -> ar.Saga:
@@ -68,6 +69,35 @@ async def test_a_child_has_an_id_of_its_own_however_deep() -> None:
         ids.add(ctx._child(ar.Saga("child")))
     assert len(ids) == 4
     assert {len(id_) for id_ in ids} == {32}
+
+
+async def test_a_child_that_is_begun_after_its_parent_undid_it_does_nothing() -> None:
+    """Its first attempt hangs, the parent is undone, and then the begin arrives after all."""
+    log: list[str] = []
+    async with ar.MemoryBackend() as backend:
+        child = child_on(backend, log)
+        await child.undo("x")
+        await child.undo("x")
+        with pytest.raises(ar.SagaFailed, match="undone before it began"):
+            await child.run(1, id="x")
+        with pytest.raises(ar.SagaStuck, match="not kept any more"):
+            await child.undo("y", missing_ok=False)
+        assert log == []
+
+
+async def test_undone_before_it_began_also_if_who_notes_it_dies() -> None:
+    """What was noted is ended by whoever takes it over: it needs no input."""
+    log: list[str] = []
+    async with ar.MemoryBackend() as backend:
+        child = child_on(backend, log)
+        head = Head("x", 1, child.plan.fingerprint, b"")
+        await child.store.begin(
+            head, [Entry(Did.TURN, "", 1, b"undone before it began")], "dead", 1_000_000
+        )
+        async with child.worker():
+            with pytest.raises(ar.SagaFailed, match="undone before it began"):
+                await child.attach("x").result()
+    assert log == []
 
 
 async def test_a_parent_that_is_handed_over_does_not_abort_its_child() -> None:
