@@ -290,6 +290,9 @@ class _Request:
                 task.cancel()
                 await asyncio.wait([task])
             raise
+        if task.cancelled() and task.cancelling():  # not by us: the backend was closed
+            _log.warning("IdempotencyMiddleware: the backend was closed while a request was at work")
+            return
         task.result()
 
 

@@ -15,6 +15,7 @@ from aresilience.asgi.types import Message, Receive, Send
 
 __all__ = ["Recording", "taken_off", "without"]
 
+_LONGEST_NUMBER = 20
 _BODIES = ("http.response.pathsend", "http.response.zerocopysend")
 
 
@@ -104,7 +105,8 @@ class Recording:
         """What is to be stored of it. `head`: it answers a HEAD, and its length is that of another answer."""
         assert self.status is not None
         lengths = [value for name, value in self.headers if name.lower() == b"content-length"]
-        length = int(lengths[0]) if head and lengths and lengths[0].isdigit() else None
+        known = head and lengths and lengths[0].isdigit() and len(lengths[0]) < _LONGEST_NUMBER
+        length = int(lengths[0]) if known else None
         headers = tuple(
             (name.lower().decode("latin-1"), value.decode("latin-1"))
             for name, value in self.headers

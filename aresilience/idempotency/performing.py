@@ -156,9 +156,15 @@ class Performer:
         """Await work that goes on if we are cancelled. Raises `OutcomeUnknown` if the backend is closed before
         it is done."""
         task = backend.finish(work, within=within)
-        task.add_done_callback(lambda _: held.begun or self._never_began(held))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task.add_done_callback(lambda _: _wake(done))
+
+        def ended(_: asyncio.Task[T]) -> None:
+            if not done.done():
+                done.set_result(None)
+            if not held.begun:  # cancelled before its first step: the claim is taken back
+                self.leave_aside(held, Ending.UNDONE, b"")
+
+        task.add_done_callback(ended)
         try:
             await done
         except BaseException:
@@ -171,10 +177,6 @@ class Performer:
                 else f"{self._name}: the backend was closed before the call began"
             )
         return task.result()
-
-    def _never_began(self, held: Held) -> None:
-        """Its task was cancelled before its first step: the claim is taken back."""
-        self.leave_aside(held, Ending.UNDONE, b"")
 
     def _finished_alone(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -209,11 +211,6 @@ class Performer:
             # Told again, if it was told: by its token it counts once.
             await to_the_end(_left(self._claims, held, ending, value))
             raise
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 async def _left(claims: Claims, held: Held, ending: Ending, value: bytes) -> None:

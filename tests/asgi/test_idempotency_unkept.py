@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -152,3 +153,25 @@ async def test_the_replay_of_a_head_has_the_length_of_the_first(twice: Any, leng
     one, two = await twice(protect(site, methods=["HEAD"]), method="HEAD")
     assert one.headers.get("content-length") == two.headers.get("content-length")
     assert two.headers["idempotent-replayed"] == "true"
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_request_whose_backend_is_closed_is_answered_and_not_cancelled(
+    ask: Any, caplog: pytest.LogCaptureFixture, answered: bool
+) -> None:
+    """503, or the response that it had; nobody has cancelled its client, nor its server's task."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if answered:
+            await Site()(scope, receive, send)
+        await asyncio.sleep(1000)
+
+    backend = ar.MemoryBackend()
+    idem = ar.Idempotency(name="x", backend=backend, finish_within=1)
+    protected = IdempotencyMiddleware(app, idempotency=idem, principal=None)
+    async with backend:
+        asking = asyncio.create_task(ask(protected, method="POST", headers=[("Idempotency-Key", "k")]))
+        await asyncio.sleep(1)
+    await asyncio.wait([asking])
+    assert asking.result().status == (200 if answered else 503)
+    assert "the backend was closed" in caplog.text
