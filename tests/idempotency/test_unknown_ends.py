@@ -152,3 +152,23 @@ async def test_an_unprotected_run_whose_claim_did_arrive_ends_it() -> None:
     assert await idem.run("k", count) == 1
     await asyncio.sleep(5)
     assert await idem.run("k", count) == 1
+
+
+async def test_closing_waits_for_what_cancelled_work_begins_at_its_end() -> None:
+    """What is given back by work that was cancelled late is given back before the way to it is closed."""
+    backend = ar.MemoryBackend(deadline=2.0)
+    given_back: list[bool] = []
+
+    async def give_back() -> None:
+        await asyncio.sleep(1)
+        given_back.append(True)
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            backend.finish(give_back(), within=2.0)
+
+    async with backend:
+        backend.finish(work(), within=1.0)
+    assert given_back == [True]
