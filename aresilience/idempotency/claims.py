@@ -131,7 +131,9 @@ class Claims:
         """End a claim, whatever the store says to it now. False if it was somebody else's by then."""
         held.told = True
         if ending is Ending.RELEASED and not held.knows:
-            ending = Ending.UNDONE  # what became of the attempt before this one is as unknown as it was
+            # What became of the attempt before this one is as unknown as it was. Where we do not know which
+            # attempt this is, the store does.
+            ending = Ending.ABANDONED if held.work.attempt else Ending.UNDONE
         try:
             asked = self.results.asks()
             counts = await self._settle(held, ending, value)

@@ -120,9 +120,9 @@ async def test_a_takeover_that_did_nothing_leaves_unknown_what_was_unknown(how: 
     await asyncio.wait([call])
     state = await idem.get("k")
     assert state is not None
-    assert state.state is ar.RecordState.ABANDONED
+    assert (state.state, state.attempt) == (ar.RecordState.ABANDONED, 2)
     await idem.run("k", work)
-    assert attempts == [2, 2]
+    assert attempts == [2, 3]
 
 
 async def test_unless_somebody_found_out() -> None:
@@ -152,3 +152,23 @@ async def test_an_unprotected_run_whose_claim_did_arrive_ends_it() -> None:
     assert await idem.run("k", count) == 1
     await asyncio.sleep(5)
     assert await idem.run("k", count) == 1
+
+
+async def test_closing_waits_for_what_cancelled_work_begins_at_its_end() -> None:
+    """What is given back by work that was cancelled late is given back before the way to it is closed."""
+    backend = ar.MemoryBackend(deadline=2.0)
+    given_back: list[bool] = []
+
+    async def give_back() -> None:
+        await asyncio.sleep(1)
+        given_back.append(True)
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            backend.finish(give_back(), within=2.0)
+
+    async with backend:
+        backend.finish(work(), within=1.0)
+    assert given_back == [True]
