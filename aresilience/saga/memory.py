@@ -128,7 +128,7 @@ class MemorySagaStore:
         journal.recoveries = 0
         journal.add(entries, now)
         self._move(journal, state, now, keep)
-        self._tell(id)
+        self._tell(id, claimable=state in OPEN)
         return True
 
     async def abort(self, id: str, reason: str) -> bool:
@@ -163,7 +163,7 @@ class MemorySagaStore:
         journal = self._open.get(id)
         if journal is not None and journal.token == token:
             journal.lease, journal.handed = 0, True
-            self._tell(id)
+            self._tell(id, claimable=True)
 
     def watch(self, id: str, wake: Wake) -> Callable[[], None]:
         self._watchers.setdefault(id, []).append(wake)
@@ -221,8 +221,8 @@ class MemorySagaStore:
                 break
             del self._ended[id_]
 
-    def _tell(self, id: str) -> None:
-        for name in (id, ""):
+    def _tell(self, id: str, *, claimable: bool = False) -> None:
+        for name in (id, "") if claimable else (id,):
             for wake in list(self._watchers.get(name, ())):
                 wake()
 

@@ -81,6 +81,7 @@ verbs['0'] = function(k, a)
   call('HSET', k.saga, 'i', id, 'v', a[3], 'p', a[4], 'n', a[5], 'd', a[6], 'b', int(now), 's', 'running',
        'f', int(now), 'l', int(now + a[8]), 'w', a[8], 'r', '0', 'o', a[7])
   add(k, a, 9)
+  call('ZREM', k.ended, id)                   -- of one of this id that is not kept any more
   call('ZADD', k.open, int(now + a[8]), id)
   return {1, now, now}
 end

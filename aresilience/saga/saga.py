@@ -118,30 +118,26 @@ class Saga(Running):
         way for so long, is as good as undone. Raises `SagaStuck` if it cannot be done: it is past its pivot, a
         compensation fails, its journal is not kept any more (if it must be there, `missing_ok=False`).
         """
-        found = await self.store.load(id)
-        if found is None:
-            if not missing_ok:
-                raise SagaStuck(f"saga {self.name!r}: its journal is not kept any more", id=id)
-            begun = self.store.keeper.aside(self._begin(id, None, b""))
-            await asyncio.wait([begun])  # it goes on if we are cancelled
-            found = begun.result()
-        if found is None:
-            pass  # it was begun as undone
-        elif found.state is SagaState.DONE:
-            await self._reopen(found)
-        elif found.state is SagaState.RUNNING:
-            await self.abort(id, "undone by what ran it")
-        try:
-            await self.attach(id).result()
-        except SagaFailed:
-            return
-        found = await self.store.load(id)
-        if found is not None and found.state is SagaState.DONE:  # it was quicker
-            await self._reopen(found)
+        for _ in range(_TRIES):
+            found = await self.store.load(id)
+            if found is None:
+                if not missing_ok:
+                    raise SagaStuck(f"saga {self.name!r}: its journal is not kept any more", id=id)
+                begun = self.store.keeper.aside(self._begin(id, None, b""))
+                await asyncio.wait([begun])  # it goes on if we are cancelled
+                found = begun.result()
+            if found is None:
+                pass  # it was begun as undone
+            elif found.state is SagaState.DONE:
+                await self._reopen(found)
+            elif found.state is SagaState.RUNNING:
+                await self.abort(id, "undone by what ran it")
             try:
                 await self.attach(id).result()
             except SagaFailed:
                 return
+            # it was done before it heard of us, or somebody else changed it
+        raise SagaStuck(f"saga {self.name!r}: it is done, however often it is undone", id=id)
 
     async def _again(self, id: str, step: str) -> SagaHandle:
         found = await self._found(id)

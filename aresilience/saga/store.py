@@ -131,7 +131,7 @@ class SagaStore(Protocol):
         another may claim it at once."""
 
     def watch(self, id: str, wake: Wake) -> Callable[[], None]:
-        """Have `wake` called when it may have changed; "" for any. Returns what ends that."""
+        """Have `wake` called when it may have changed; "": when any may be claimed. Returns what ends that."""
 
 
 class HasClaim(Protocol):

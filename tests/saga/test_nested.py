@@ -101,6 +101,28 @@ async def test_undone_before_it_began_also_if_who_notes_it_dies() -> None:
     assert log == []
 
 
+@pytest.mark.parametrize("lost", [1, 99])
+async def test_undo_does_not_return_before_it_is_undone(lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else changes it between the look and the turn: once is tried again, for ever is an error."""
+    log: list[str] = []
+    async with ar.MemoryBackend() as backend:
+        child = child_on(backend, log)
+        await child.run(1, id="x")
+        change, asked = child.store.change, [0]
+
+        async def contended(*args: Any) -> bool:
+            asked[0] += 1
+            return asked[0] > lost and await change(*args)
+
+        monkeypatch.setattr(child.store, "change", contended)
+        if lost == 1:
+            await child.undo("x")
+            assert log == ["sent", "called back"]
+        else:
+            with pytest.raises(ar.SagaStuck, match="however often"):
+                await child.undo("x")
+
+
 async def test_a_parent_that_is_handed_over_does_not_abort_its_child() -> None:
     """`on_cancel="abort"` is for callers: the parent goes on elsewhere, and finds its child."""
     log: list[str] = []

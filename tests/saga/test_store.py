@@ -109,3 +109,32 @@ async def test_a_key_of_another_kind_is_said_so(
     )
     assert type(bad).__name__ == "CorruptState"
     assert isinstance(good, Claim)
+
+
+async def test_a_worker_in_memory_is_woken_only_for_what_it_may_claim() -> None:
+    """As on Redis: it looks through all that is open, which is no answer to each end of a saga."""
+    store = store_on(MemoryBackend(), "x")
+    woken: list[str] = []
+    store.watch("", lambda: woken.append("any"))
+    store.watch("1", lambda: woken.append("1"))
+    for id_ in "12":
+        claim = await store.begin(Head(id_, 1, "f", b"i"), [], f"t{id_}", 1_000_000)
+        assert isinstance(claim, Claim)
+        await store.append(Write(id_, claim.fence, [Entry(Did.END)], SagaState.DONE, 1_000_000))
+    assert woken == ["1"]
+    await store.begin(Head("3", 1, "f", b"i"), [], "t3", 1_000_000)
+    store.hand_over_later("3", "t3")
+    assert woken == ["1", "any"]
+
+
+@pytest.mark.redis
+@pytest.mark.real_time
+async def test_an_id_that_is_used_again_is_listed_once(redis_backend: RedisBackend) -> None:
+    """After the retention of the first, whether or not anything has ended since."""
+    store = RedisSagaStore(redis_backend, "x")
+    claim = await store.begin(Head("1", 1, "f", b"i"), [], "one", 1_000_000)
+    assert isinstance(claim, Claim)
+    await store.append(Write("1", claim.fence, [Entry(Did.END)], SagaState.DONE, 1_000))
+    await asyncio.sleep(0.05)
+    assert isinstance(await store.begin(Head("1", 1, "f", b"i"), [], "two", 1_000_000), Claim)
+    assert [id_ async for id_ in store.ids(tuple(SagaState))] == ["1"]
