@@ -29,9 +29,11 @@ class Saga(Running):
 
     - `version`: yours; another one whenever the steps change. `older`: the definitions that are still to be
       run here for sagas which were begun with them.
-    - `deadline`: seconds for the way forward, up to the pivot; then it is undone. `undo_budget`: seconds for
-      one process to undo it; then it is stuck. None: no limit but that of the steps.
-    - `lease`: seconds after which another worker takes over from one that died.
+    - `deadline`: seconds for the way forward, up to the pivot; then it is undone, or parked if it cuts off a
+      step with `on_exhausted="park"`. `undo_budget`: seconds for one process to undo it; then it is stuck.
+      None: no limit but that of the steps.
+    - `lease`: seconds after which another worker takes over from one that died. This, `retention`,
+      `max_recoveries` and the listeners are those of the definition that runs it, also for an older one.
     - `max_recoveries`: so often it is taken over without getting any further, then it is parked.
     - `retention`: seconds for which the journal of an ended one is kept.
     - `on_cancel`: when the caller of `run` is cancelled, the saga goes on without it ("detach"), or is
@@ -83,7 +85,8 @@ class Saga(Running):
     async def skip(self, id: str, step: Step[Any] | str, result: Any = None) -> SagaHandle:
         """Go on as if the step that it failed at were done, with this result; or undone, if it goes back.
 
-        For when somebody has seen to it by hand. Raises as `resume`.
+        For when somebody has seen to it by hand. What is as good as done is compensated like what is done, if
+        the saga fails later. Raises as `resume`.
         """
         name = _name(step)
         found = await self._found(id)
