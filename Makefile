@@ -15,11 +15,12 @@ help: ## list what can be done
 demo: $(VENV)/demo ## a service on a bad day, unprotected and protected, side by side (URL=redis://… for Redis)
 	$(BIN)/python -m examples.shop --url $(URL)
 
-test: lint types wheel ## lint, types and every test, against the built wheel, the sources out of the way
+test: lint types wheel ## lint, types and every test (but those of soak), against the built wheel, the sources out of the way
 	@rm -rf $(TREE) && mkdir -p $(TREE)
 	@cp -r tests examples benchmarks docs pyproject.toml README.md CHANGELOG.md Makefile $(TREE)
 	$(PIP) --force-reinstall --no-deps dist/*.whl
-	cd $(TREE) && ARESILIENCE_FROM_WHEEL=1 ../../$(BIN)/pytest -m "redis or not redis" -n auto --dist loadscope
+	cd $(TREE) && ARESILIENCE_FROM_WHEEL=1 ../../$(BIN)/pytest -q -m "not redis and not slow" -n auto --dist loadscope
+	cd $(TREE) && ARESILIENCE_FROM_WHEEL=1 ../../$(BIN)/pytest -q -m "redis and not slow"
 
 check: $(VENV)/dev lint types ## lint, types and the tests that need no server, on the sources
 	PYTHONPATH=. $(BIN)/pytest -q -m "not redis and not slow" -n auto --dist loadscope
@@ -36,7 +37,7 @@ types: $(VENV)/dev
 bench: $(VENV)/bench ## measure, beside the peers, and write benchmarks/RESULTS.md
 	PYTHONPATH=. $(BIN)/python -m benchmarks
 
-soak: $(VENV)/dev ## the long random histories (SECONDS=…, 600 by default)
+soak: $(VENV)/dev ## the long histories, random and with kills (SECONDS=…, 600 by default)
 	PYTHONPATH=. SOAK_SECONDS=$(or $(SECONDS),600) $(BIN)/pytest -q -m slow --timeout=0
 
 wheel: $(VENV)/dev ## build the wheel into dist/

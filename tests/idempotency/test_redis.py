@@ -147,10 +147,10 @@ async def test_who_waits_is_woken_by_every_end(two: Two, ending: str) -> None:
 
 async def test_the_lease_is_renewed_many_at_once(two: Two, redis_server: RedisServer) -> None:
     """A hundred claims that outlive their lease: kept, and renewed by few calls."""
-    idem = ar.Idempotency(name="renew", lease=0.6, backend=two[0])
-    other = ar.Idempotency(name="renew", lease=0.6, in_flight="raise", backend=two[1])
-    tasks = [asyncio.create_task(idem.run(f"{n}", Effects(2.0).work)) for n in range(100)]
-    await asyncio.sleep(1.3)
+    idem = ar.Idempotency(name="renew", lease=1.2, backend=two[0])
+    other = ar.Idempotency(name="renew", lease=1.2, in_flight="raise", backend=two[1])
+    tasks = [asyncio.create_task(idem.run(f"{n}", Effects(3.0).work)) for n in range(100)]
+    await asyncio.sleep(2.0)
     for n in range(0, 100, 10):
         with pytest.raises(ar.InFlight):
             await other.run(f"{n}", Effects().work)
