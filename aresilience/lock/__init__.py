@@ -5,8 +5,8 @@ so many at once (`Semaphore`); many readers or one writer (`ReadWriteLock`); one
 (`LeaderElection`).
 
 Use: `async with ar.Lock("order:42", backend=backend) as lease:`. Just before a side effect `lease.check()`,
-which asks nobody, and in loops too, where a cancel can be eaten (`asyncio.wait_for` before 3.12 does that); at
-the resource `FencedGuard`, with `lease.fence`. By hand `await lock.acquire(timeout=5)`,
+which asks nobody, and in loops too, where a call may eat a cancel; at the resource `FencedGuard`, with
+`lease.fence`. By hand `await lock.acquire(timeout=5)`,
 `await lock.try_acquire()`, `await lease.release()`. `Lock.all("a", "b")` takes several, all or none.
 
 Defaults: held for 30 s at a time (leadership 10 s), renewed every third of that; waited for without a limit,
