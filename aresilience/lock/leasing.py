@@ -127,6 +127,22 @@ class Leasing:
         holds_turn = ask.kind in (Kind.LOCK, Kind.WRITE)
         return await self.begun(self.new_lease(desk, ask, grant, holds_turn), grant, began, replicas)
 
+    async def obtained_within(
+        self, ask: Ask, timeout: float | timedelta | None, replicas: int = 0
+    ) -> Lease:
+        """A lease, within `timeout`; None: as long as `wait` says."""
+        wait = self.wait
+        if timeout is not None:
+            wait = arguments.duration(f"{self.kind}.acquire: timeout", timeout, zero=True)
+        return await self.obtained(ask, wait, replicas)
+
+    async def obtained_now(self, ask: Ask, replicas: int = 0) -> Lease | None:
+        """A lease if there is one to be had at once."""
+        try:
+            return await self.obtained(ask, 0.0, replicas)
+        except LockTimeout:
+            return None
+
     async def begun(self, lease: Lease, grant: Grant, began: float, replicas: int = 0) -> Lease:
         """The lease for a grant, kept from now on."""
         desk, ask = lease._desk, lease.ask

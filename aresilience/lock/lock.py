@@ -11,7 +11,6 @@ from aresilience import arguments
 from aresilience.backend import Backend
 from aresilience.events import Listener
 from aresilience.lock.entered import Entered
-from aresilience.lock.facts import LockTimeout
 from aresilience.lock.lease import Lease
 from aresilience.lock.leasing import Leasing
 from aresilience.lock.machine import Ask, Holder, Kind
@@ -132,17 +131,11 @@ class Lock(Leasing):
         Waits for `timeout` seconds, by default as long as `wait` says, and never past the ambient deadline.
         Raises `LockTimeout`, a `BackendError`, or `RuntimeError` where this task holds it already.
         """
-        wait = self.wait
-        if timeout is not None:
-            wait = arguments.duration(f"{self.kind}.acquire: timeout", timeout, zero=True)
-        return await self.obtained(self._ask(), wait, self._replicas)
+        return await self.obtained_within(self._ask(), timeout, self._replicas)
 
     async def try_acquire(self) -> Lease | None:
         """Hold it if it is free, else None, at once. Raises a `BackendError`."""
-        try:
-            return await self.obtained(self._ask(), 0.0, self._replicas)
-        except LockTimeout:
-            return None
+        return await self.obtained_now(self._ask(), self._replicas)
 
     async def take_over(self) -> Lease:
         """Hold it, whoever holds it now.

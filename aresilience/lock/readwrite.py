@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 from types import TracebackType
 
-from aresilience import arguments
 from aresilience.backend import Backend
 from aresilience.events import Listener
-from aresilience.lock.facts import LockTimeout
 from aresilience.lock.lease import Lease
 from aresilience.lock.leasing import Leasing
 from aresilience.lock.lock import PLACE, OnLost
@@ -87,17 +85,11 @@ class Side:
 
         Raises `LockTimeout`, a `BackendError`, or `RuntimeError` where this task holds either side already.
         """
-        wait = self._lock.wait
-        if timeout is not None:
-            wait = arguments.duration("ReadWriteLock.acquire: timeout", timeout, zero=True)
-        return await self._lock.obtained(self._lock._ask_for(self._kind), wait)
+        return await self._lock.obtained_within(self._lock._ask_for(self._kind), timeout)
 
     async def try_acquire(self) -> Lease | None:
         """Hold it if it can be had now, else None, at once. Raises a `BackendError`."""
-        try:
-            return await self._lock.obtained(self._lock._ask_for(self._kind), 0.0)
-        except LockTimeout:
-            return None
+        return await self._lock.obtained_now(self._lock._ask_for(self._kind))
 
     async def __aenter__(self) -> Lease:
         if self._taken:

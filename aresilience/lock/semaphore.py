@@ -10,7 +10,6 @@ from aresilience import arguments
 from aresilience.backend import Backend
 from aresilience.events import Listener
 from aresilience.lock.entered import Entered
-from aresilience.lock.facts import LockTimeout
 from aresilience.lock.lease import Lease
 from aresilience.lock.leasing import Leasing
 from aresilience.lock.lock import PLACE, OnLost
@@ -67,17 +66,11 @@ class Semaphore(Leasing):
         Waits for `timeout` seconds, by default as long as `wait` says, and never past the ambient deadline.
         Raises `LockTimeout`, or a `BackendError`.
         """
-        wait = self.wait
-        if timeout is not None:
-            wait = arguments.duration("Semaphore.acquire: timeout", timeout, zero=True)
-        return await self.obtained(self._ask(), wait)
+        return await self.obtained_within(self._ask(), timeout)
 
     async def try_acquire(self) -> Lease | None:
         """Hold a permit if one is free and nobody waits for it, else None, at once. Raises a `BackendError`."""
-        try:
-            return await self.obtained(self._ask(), 0.0)
-        except LockTimeout:
-            return None
+        return await self.obtained_now(self._ask())
 
     async def holders(self) -> Sequence[Holder]:
         """Who holds permits now, in all processes. Raises a `BackendError`."""
