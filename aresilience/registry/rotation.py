@@ -110,7 +110,8 @@ class Rotation:
             return
         if success:
             record.in_a_row = 0
-            if record.bad:
+            # One with a breaker was called without asking it, as there was no other: the breaker still decides.
+            if record.bad and record.breaker is None:
                 self.good(node, now)
             return
         record.in_a_row += 1

@@ -409,6 +409,28 @@ async def test_an_open_circuit_is_out_of_rotation_and_half_open_is_one_probe(fle
     assert users.ejected == ()
 
 
+async def test_a_lone_host_is_called_although_its_circuit_is_open() -> None:
+    """Never the last: well again, it is called every time, and the circuit closes in its own time."""
+    registry = ar.ServiceRegistry(ttl=1000)
+    await registry.announce(Instance("users", "h", 80))
+    breakers = ar.CircuitBreakers("users", failure_threshold=3, recovery_timeout=60, success_threshold=1)
+    users = registry.service("users", outliers=ar.OutlierPolicy(breakers=breakers))
+    for _ in range(3):
+        with pytest.raises(OSError):
+            async with users.pick():
+                raise OSError
+    (key,) = breakers
+    for _ in range(10):
+        async with users.pick():
+            assert breakers[key].state is ar.BreakerState.OPEN
+    await asyncio.sleep(61)
+    for _ in range(3):
+        async with users.pick():
+            pass
+    assert breakers[key].state is ar.BreakerState.CLOSED
+    assert users.ejected == ()
+
+
 async def test_a_circuit_that_opens_behind_our_back_is_seen(fleet: Fleet) -> None:
     """Opened by another process, say: the call goes to another instance, and this one is out."""
     users, breakers = with_breakers(fleet)
