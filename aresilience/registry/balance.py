@@ -130,10 +130,10 @@ class _Turns(Picker):
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         super().__init__(nodes)
-        known = [node.turn for node in nodes if node.turn]
-        begins = min(known, default=0.0)
+        # Who was away, or is new, has not saved up the turns that the others had meanwhile.
+        latest = max((node.turn for node in nodes), default=0.0)
         for node in nodes:
-            node.turn = max(node.turn, begins)
+            node.turn = max(node.turn, latest - 1 / node.weight)
         self._heap: list[tuple[float, int, Node]] = []
         self._number = len(nodes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 
@@ -407,6 +408,28 @@ async def test_an_open_circuit_is_out_of_rotation_and_half_open_is_one_probe(fle
     for _ in range(100):
         assert await fleet.call(users) is not None
     assert users.ejected == ()
+
+
+async def test_who_returns_has_his_turns_and_no_more() -> None:
+    """Out for a while, a node is not given the turns that the others had meanwhile."""
+    registry = ar.ServiceRegistry(ttl=1000)
+    for n in range(3):
+        await registry.announce(Instance("users", f"h{n}", 80, id=f"i{n}"))
+    policy = ar.OutlierPolicy(failures=3, ejection=30)
+    users = registry.service("users", outliers=policy, balancer=ar.RoundRobin(), slow_start=0)
+    called: Counter[str] = Counter()
+    for second in range(60):
+        if second == 45:
+            called.clear()
+        for _ in range(30):
+            with contextlib.suppress(OSError):
+                async with users.pick() as instance:
+                    called[instance.id] += 1
+                    if instance.id == "i0" and second < 5:
+                        raise OSError
+        await asyncio.sleep(1)
+    assert users.ejected == ()
+    assert called == {"i0": 150, "i1": 150, "i2": 150}
 
 
 async def test_a_lone_host_is_called_although_its_circuit_is_open() -> None:
