@@ -87,45 +87,27 @@ class PlainCheckout:
 
 
 class SafeCheckout:
-    """A saga of three steps."""
+    """A saga with a step for each partner."""
 
     def __init__(self, partners: Partners, backend: ar.Backend) -> None:
         self._backend = backend
         self.saga = saga = ar.Saga("checkout", version=1, lease=_LEASE, retention=_KEPT, backend=backend)
         backoff = ar.Backoff.exponential(initial=0.05, maximum=0.5)
 
-        async def done(name: str, ctx: ar.SagaContext[Cart]) -> str:
-            try:
-                return await partners.ask(f"/{name}", ctx.input, ctx.idempotency_key)
-            except NotTakenError as error:
-                raise ar.Fail(str(error)) from error
+        def add(name: str) -> None:
+            @saga.step(name=name, attempts=5, backoff=backoff)
+            async def do(ctx: ar.SagaContext[Cart]) -> str:
+                try:
+                    return await partners.ask(f"/{name}", ctx.input, ctx.idempotency_key)
+                except NotTakenError as error:
+                    raise ar.Fail(str(error)) from error
 
-        async def undone(name: str, ctx: ar.SagaContext[Cart]) -> None:
-            await partners.ask(f"/{name}/undo", ctx.input, ctx.idempotency_key)
+            @do.compensate(backoff=backoff)
+            async def undo(ctx: ar.SagaContext[Cart], receipt: str | None) -> None:
+                await partners.ask(f"/{name}/undo", ctx.input, ctx.idempotency_key)
 
-        @saga.step(attempts=5, backoff=backoff)
-        async def reserve(ctx: ar.SagaContext[Cart]) -> str:
-            return await done("warehouse", ctx)
-
-        @reserve.compensate(backoff=backoff)
-        async def release(ctx: ar.SagaContext[Cart], receipt: str | None) -> None:
-            await undone("warehouse", ctx)
-
-        @saga.step(attempts=5, backoff=backoff)
-        async def charge(ctx: ar.SagaContext[Cart]) -> str:
-            return await done("bank", ctx)
-
-        @charge.compensate(backoff=backoff)
-        async def refund(ctx: ar.SagaContext[Cart], receipt: str | None) -> None:
-            await undone("bank", ctx)
-
-        @saga.step(attempts=5, backoff=backoff)
-        async def ship(ctx: ar.SagaContext[Cart]) -> str:
-            return await done("carrier", ctx)
-
-        @ship.compensate(backoff=backoff)
-        async def call_back(ctx: ar.SagaContext[Cart], receipt: str | None) -> None:
-            await undone("carrier", ctx)
+        for name in PARTNERS:
+            add(name)
 
     async def place(self, cart: Cart) -> str:
         """Raises `NotTakenError`."""
